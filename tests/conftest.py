@@ -21,6 +21,8 @@ from tests.build.datasets import Json
 if TYPE_CHECKING:
     from tests.cuda.simulated import SimulatedCuda
 
+collect_ignore = ["plug_in"]  # a package of its own, whose tests run where it is installed
+
 # Read by the libraries when they are imported, which a fixture would be too late for.
 _CACHE = tempfile.TemporaryDirectory(prefix="phrasebox-tests-")  # goes away with this variable
 os.environ["HF_HOME"] = os.environ["XDG_STATE_HOME"] = _CACHE.name

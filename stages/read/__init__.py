@@ -31,6 +31,7 @@ __all__ = [
     "make_reader",
     "plan_pieces",
     "read_piece",
+    "reader_for",
 ]  # fmt: skip
 
 READERS: Final[KindTable[Reader]] = KindTable(
@@ -60,7 +61,12 @@ def make_reader(config: InputConfig) -> Reader:
     ...     [(sample.sample_id, sample.captions) for sample in reader.samples(reader.pieces())]
     [('captions.jsonl:1', ('a red cup',))]
     """
-    reader = READERS[config.kind](with_absolute_files(config))
+    return reader_for(READERS[config.kind], config)
+
+
+def reader_for(kind: type[Reader], config: ReaderConfig) -> Reader:
+    """Return a reader of a class, which reads the limit or the part that the settings name."""
+    reader = kind(with_absolute_files(config))
     return reader if config.limit is None and config.part is None else LimitedReader(reader, config.limit)
 
 

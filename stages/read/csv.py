@@ -15,14 +15,14 @@ import csv
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final, Literal
 
 from phrasebox.stages.contract.errors import InputError, RowFault
 from phrasebox.stages.read.base import COMPRESSION_SUFFIXES, Piece
 from phrasebox.stages.read.find import SourceFile
-from phrasebox.stages.read.lines import Fields, LinesConfig, LinesReader
+from phrasebox.stages.read.lines import Fields, LinesConfig, TableReader
 from phrasebox.stages.read.rows import is_storable, shorten
-from phrasebox.stages.read.stamps import stamp_of
 from phrasebox.stages.read.streams import TO_UTF_8, Line, is_utf_16, iter_lines, open_plain
 
 
@@ -32,7 +32,7 @@ class CsvInput(LinesConfig):
     kind: Literal["csv"] = "csv"
 
 
-class CsvReader(LinesReader):
+class CsvReader(TableReader):
     """Reads `kind: csv`; the header is line 1."""
 
     config_type = CsvInput
@@ -40,9 +40,8 @@ class CsvReader(LinesReader):
 
     def whole_file(self, file: SourceFile) -> Piece:
         """Return the piece of a file; it carries the delimiter and the columns."""
-        stamp = stamp_of(file.url, file.stamp)
-        table = json.dumps(self._table(file)).encode()
-        return Piece(url=file.url, name=file.name, first_row=1, payload=table, stamp=stamp)
+        piece = super().whole_file(file)
+        return replace(piece, payload=json.dumps(self._table(file)).encode())
 
     def fields(self, piece: Piece) -> Iterator[Fields]:
         """Yield the rows below the header, each with as many fields as the header or with its fault."""

@@ -17,25 +17,23 @@ from __future__ import annotations
 import codecs
 import json
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from io import BytesIO
 from itertools import islice
 from typing import Any, Final, Literal
 
 from phrasebox.stages.contract.errors import InputError, RowFault, one_line
+from phrasebox.stages.contract.values import Json
 from phrasebox.stages.read.base import COMPRESSION_SUFFIXES, Piece
 from phrasebox.stages.read.find import SourceFile
-from phrasebox.stages.read.lines import Fields, LinesConfig, LinesReader
+from phrasebox.stages.read.lines import LinesConfig, LinesReader
 from phrasebox.stages.read.rows import json_object
-from phrasebox.stages.read.stamps import stamp_of
 from phrasebox.stages.read.streams import (
     PEEK_BYTES,
     Stream,
     begins_list,
     enough_memory,
-    iter_lines,
     open_plain,
     read_whole,
 )
@@ -62,12 +60,10 @@ class JsonlReader(LinesReader):
         Raise InputError for a file of ten rows or more if none of its first rows has an image,
         or a caption.
         """
-        stamp = stamp_of(file.url, file.stamp)
+        piece = super().whole_file(file)
         lines = _lines_of_list(file.url)
-        payload = b"" if lines is None else zlib.compress(lines)
-        piece = Piece(
-            url=file.url, name=file.name, first_row=1, payload=payload, stamp=None if payload else stamp
-        )
+        if lines is not None:
+            piece = replace(piece, payload=zlib.compress(lines), stamp=None)
         rows = [
             row for _, _, row in islice(self.fields(piece), _PROBE_ROWS) if not isinstance(row, RowFault)
         ]
@@ -89,31 +85,16 @@ class JsonlReader(LinesReader):
                 pieces[number] = replace(piece, start=0, stop=None, payload=zlib.compress(lines))
         return pieces
 
-    def fields(self, piece: Piece) -> Iterator[Fields]:
-        """Yield the lines that are not blank."""
-        with _open(piece) as stream:
-            for number, position, content in iter_lines(
-                stream,
-                piece.start,
-                piece.stop,
-                piece.first_row,
-            ):
-                if isinstance(content, RowFault):
-                    yield number, position, content
-                elif content.removeprefix(codecs.BOM_UTF8).strip(b" \t\r"):
-                    try:
-                        yield number, position, json_object(content)
-                    except RowFault as fault:
-                        yield number, position, fault
+    def open(self, piece: Piece) -> AbstractContextManager[Stream]:
+        """Open the file of a piece, or the elements that it carries."""
+        if piece.payload:
+            return nullcontext(BytesIO(zlib.decompress(piece.payload)))
+        return super().open(piece)
 
-
-@contextmanager
-def _open(piece: Piece) -> Iterator[Stream]:
-    if piece.payload:
-        yield BytesIO(zlib.decompress(piece.payload))
-    else:
-        with open_plain(piece.url) as stream:
-            yield stream
+    def row_of(self, line: bytes) -> Json | None:
+        """Return the object in a line that is not blank."""
+        is_blank = not line.removeprefix(codecs.BOM_UTF8).strip(b" \t\r")
+        return None if is_blank else json_object(line)
 
 
 def _lines_of_list(url: str) -> bytes | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from array import array
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Final, NamedTuple
 
@@ -22,7 +23,8 @@ from phrasebox.stages.read.base import InputRow, Piece, Reader, ReaderConfig
 from phrasebox.stages.read.find import SourceFile, find_files
 from phrasebox.stages.read.plan import mark_repeats, unique_samples
 from phrasebox.stages.read.rows import FieldsConfig, RowParser, bad_row, safe_place
-from phrasebox.stages.read.streams import is_compressed
+from phrasebox.stages.read.stamps import stamp_of
+from phrasebox.stages.read.streams import Stream, is_compressed, iter_lines, open_plain
 
 MOST_ROWS: Final = 1000
 """Rows of one sample; more rows of the same image are another sample.
@@ -77,8 +79,8 @@ class Row(NamedTuple):
         return sample.error is None and previous.error is None
 
 
-class LinesReader(Reader):
-    """Read tables of lines; a subclass says what stands in a line.
+class TableReader(Reader):
+    """Read tables of lines; a subclass says which rows they hold.
 
     Rows without an id get "FILE:LINE".
     """
@@ -87,12 +89,12 @@ class LinesReader(Reader):
         self.config = config
         self.parser = RowParser.of(config)
 
-    @abstractmethod
     def whole_file(self, file: SourceFile) -> Piece:
-        """Return the piece of a whole file.
+        """Return the piece of a whole file, with its stamp.
 
         Raise InputError if the file cannot be read at all.
         """
+        return Piece(url=file.url, name=file.name, first_row=1, stamp=stamp_of(file.url, file.stamp))
 
     @abstractmethod
     def fields(self, piece: Piece) -> Iterator[Fields]:
@@ -158,6 +160,29 @@ class LinesReader(Reader):
         if isinstance(fields, RowFault):
             return bad_row(place, fields)
         return self.parser.sample(fields, place=place, piece=piece)
+
+
+class LinesReader(TableReader):
+    """Read files in which each line is a row or none; a subclass says what stands in a line."""
+
+    @abstractmethod
+    def row_of(self, line: bytes) -> Json | None:
+        """Return the fields of a line by name; None if the line is no row. Raise RowFault for a bad row."""
+
+    def open(self, piece: Piece) -> AbstractContextManager[Stream]:
+        """Open the file of a piece, decompressed."""
+        return open_plain(piece.url)
+
+    def fields(self, piece: Piece) -> Iterator[Fields]:
+        """Yield the lines that are rows."""
+        with self.open(piece) as stream:
+            for number, position, line in iter_lines(stream, piece.start, piece.stop, piece.first_row):
+                try:
+                    row = line if isinstance(line, RowFault) else self.row_of(line)
+                except RowFault as fault:
+                    row = fault
+                if row is not None:
+                    yield number, position, row
 
 
 def _join_rows(rows: Sequence[Row]) -> Sample:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from importlib import metadata
@@ -56,17 +57,57 @@ def test_what_is_installed_is_what_pyproject_says() -> None:
     assert installed == entry_points(), "pip install -e . again"
 
 
+PLUG_IN = ROOT / "tests" / "plug_in"
+"""The package of docs/how-to/extend.md."""
+
+
+def test_the_page_prints_the_package() -> None:
+    page = (ROOT / "docs" / "how-to" / "extend.md").read_text()
+    blocks = re.findall(r"^`([^`\n]+)`\n\n```\w+\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    files = [path for path in PLUG_IN.rglob("*") if path.suffix in {".py", ".toml"}]
+    assert dict(blocks) == {path.relative_to(PLUG_IN).as_posix(): path.read_text() for path in files}
+
+
+def test_the_package_and_its_page_stand_on_the_public_names() -> None:
+    page = (ROOT / "docs" / "how-to" / "extend.md").read_text()
+    texts = [page, *(path.read_text() for path in PLUG_IN.rglob("*.py"))]
+    places = {
+        place for text in texts for place in re.findall(r"^(?:from|import) (phrasebox[\w.]*)", text, re.M)
+    }
+    assert {place for place in places if not place.startswith("phrasebox_bright")} == {
+        "phrasebox",
+        "phrasebox.extend",
+        "phrasebox.testing",
+    }
+
+
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The package of docs/how-to/extend.md, as it is printed there."""
-    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("target")
-    page = (ROOT / "docs" / "how-to" / "extend.md").read_text()
-    for name, text in re.findall(r"^`([^`\n]+)`\n\n```\w+\n(.*?)^```$", page, re.DOTALL | re.MULTILINE):
-        (source / name).parent.mkdir(exist_ok=True)
-        (source / name).write_text(text)
+    """A folder that the package is installed into."""
+    source = tmp_path_factory.mktemp("source") / "plug_in"
+    target = tmp_path_factory.mktemp("target")
+    shutil.copytree(PLUG_IN, source, ignore=shutil.ignore_patterns("__pycache__"))
     options = ["--quiet", "--no-index", "--no-deps", "--no-build-isolation", "--target", str(target)]
     subprocess.run([sys.executable, "-m", "pip", "install", *options, str(source)], check=True)
     return target
+
+
+@pytest.mark.slow
+def test_the_tests_of_the_package_pass(installed: Path, tmp_path: Path) -> None:
+    """Of the installed package: nothing else of it is in reach."""
+    shutil.copytree(PLUG_IN / "tests", tmp_path / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    paths = [str(installed), os.environ.get("PYTHONPATH", "")]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "4 passed" in done.stdout
 
 
 def test_a_package_adds_kinds_and_a_verb(installed: Path, scenes_folder: Path, tmp_path: Path) -> None:

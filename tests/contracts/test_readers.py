@@ -3,27 +3,35 @@
 A new kind enters with a function in INPUTS that writes such an input.
 """
 
-import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phrasebox.stages.contract.errors import ROW_ERRORS, ConfigError, InputError
-from phrasebox.stages.contract.records import ImageRef, Record, Sample, stable_id
-from phrasebox.stages.images.decode import load_image_bytes
-from phrasebox.stages.images.faults import DecodeLimits
-from phrasebox.stages.read import READERS, Piece, Reader, SkippedRow, read_piece
+from phrasebox.stages.contract.errors import ConfigError, InputError
+from phrasebox.stages.contract.records import Sample
+from phrasebox.stages.read import READERS, Piece, Reader, SkippedRow
+from phrasebox.testing import check_settings
+from phrasebox.testing.readers import (
+    ABSENT_PATHS,
+    PlannedInput,
+    check_cuts,
+    check_limit,
+    check_parts,
+    check_plan,
+    check_rows,
+    check_stop,
+    check_travel,
+    check_url,
+)
 from tests.build.datasets import Json
 from tests.build.files import write_json
 from tests.messages import expect_error
@@ -123,127 +131,68 @@ INPUTS: dict[str, Callable[[Path], Json]] = {
     "folder": write_folder,
 }
 
-Items = list[Sample | SkippedRow]
-
-
-def pieces_and_rows(reader: Reader) -> tuple[list[Piece], Items]:
-    pieces = reader.pieces()
-    return pieces, [item for piece in pieces for item in reader.read(piece)]
-
-
-class Case(NamedTuple):
-    """An input of one kind, and what its reader gives."""
-
-    kind: str
-    keys: Json
-    reader: Reader
-    pieces: list[Piece]
-    items: Items
-
-    def with_keys(self, **keys: Any) -> tuple[list[Piece], Items]:
-        return pieces_and_rows(reader_of(kind=self.kind, **self.keys, **keys))
-
 
 @pytest.fixture(params=sorted(READERS), scope="module")
-def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+def planned(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> PlannedInput:
     kind = request.param
     assert kind in INPUTS, f"write an input for the kind {kind} in INPUTS"
-    keys = INPUTS[kind](tmp_path_factory.mktemp(kind))
-    reader = reader_of(kind=kind, **keys)
-    return Case(kind, keys, reader, *pieces_and_rows(reader))
+    return PlannedInput.of(READERS[kind], INPUTS[kind](tmp_path_factory.mktemp(kind)))
 
 
-def test_every_row_is_answered_once(case: Case) -> None:
+def is_of_tars(planned: PlannedInput) -> bool:
+    """Whether the input is read in whole tars, whose rows are not known before."""
+    return planned.kind is READERS["webdataset"]
+
+
+def test_settings_are_closed() -> None:
+    for kind in READERS:
+        check_settings(READERS[kind].config_type, {"path": "a"})
+
+
+def test_every_row_is_answered_once(planned: PlannedInput) -> None:
     """With a unique id that can be stored, and a place or bytes of its image, or an error that says where."""
-    assert len(case.items) == ROWS
-    samples = [item for item in case.items if isinstance(item, Sample)]
-    assert ROWS - len(samples) == {"webdataset": 5, "parquet": 5}.get(case.kind, 0)
-    good = [sample for sample in samples if sample.error is None]
-    assert ROWS // 3 <= len(good) < len(samples)
-    assert len({stable_id(sample.sample_id) for sample in samples}) == len(samples)
-    for sample in good:
-        assert (sample.image.url is None) != (sample.image.content is None)
-        assert sample.image.file_name
-    for item in case.items:
-        assert item.source
-        if isinstance(item, SkippedRow):
-            assert item.reason in ROW_ERRORS
-        elif item.error is not None:
-            assert item.error.detail.startswith(f"{item.source}: ")
-            assert Record.start(item).error == item.error
+    check_rows(planned, ROWS)
+    skipped = {READERS["webdataset"]: 5, READERS["parquet"]: 5}.get(planned.kind, 0)
+    assert ROWS - len(planned.samples) == skipped
+    assert sum(sample.error is None for sample in planned.samples) >= ROWS // 3
 
 
 @pytest.mark.parametrize("limit", [1, 25, 26, 1000])
-def test_a_limit_keeps_the_first_rows(case: Case, limit: int) -> None:
-    pieces, items = case.with_keys(limit=limit)
-    assert items == case.items[:limit]
-    assert sum(piece.samples or 0 for piece in pieces) == min(limit, ROWS)
+def test_a_limit_keeps_the_first_rows(planned: PlannedInput, limit: int) -> None:
+    check_limit(planned, limit)
 
 
 @pytest.mark.parametrize(("parts", "limit"), [(1, None), (7, None), (2, 26), (ROWS + 1, 26)])
-def test_parts_share_the_input_evenly(case: Case, limit: int | None, parts: int) -> None:
+def test_parts_share_the_input_evenly(planned: PlannedInput, limit: int | None, parts: int) -> None:
     """Down to single rows where the reader knows their number, else by whole tars."""
-    every: Items = []
-    sizes = []
-    for number in range(1, parts + 1):
-        keys = {**case.keys, "limit": limit, "part": f"{number}/{parts}"}
-        reader = reader_of(kind=case.kind, **keys)
-        pieces = READERS[case.kind].config_type(**keys).take_part(reader.pieces())
-        items = [item for piece in pieces for item in read_piece(reader, piece)]
-        sizes.append(len(items))
-        every += items
-    assert every == case.items[:limit]
-    assert max(sizes) - min(sizes) <= (25 if case.kind == "webdataset" and limit is None else 1)
+    check_parts(planned, parts, limit, 25 if is_of_tars(planned) and limit is None else 1)
 
 
 @pytest.mark.parametrize("piece_size", [1, 3, 7, 1000])
-def test_where_the_input_is_cut_does_not_matter(case: Case, piece_size: int) -> None:
-    if case.kind == "webdataset":  # always one piece for each tar
-        return
-    pieces, items = case.with_keys(piece_size=piece_size)
-    assert items == case.items
-    assert [len(list(case.reader.read(piece))) for piece in pieces] == [piece.samples for piece in pieces]
+def test_where_the_input_is_cut_does_not_matter(planned: PlannedInput, piece_size: int) -> None:
+    if not is_of_tars(planned):  # always one piece for each tar
+        check_cuts(planned, piece_size)
 
 
-def test_pieces_can_be_read_anywhere_in_any_order(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    reader, pieces = pickle.loads(pickle.dumps((case.reader, case.pieces)))
-    assert pieces == case.pieces
-    monkeypatch.chdir("/")
-    rows_of_pieces = [list(reader.read(piece)) for piece in reversed(pieces)]
-    assert [row for piece_rows in reversed(rows_of_pieces) for row in piece_rows] == case.items
+def test_pieces_can_be_read_anywhere_in_any_order(planned: PlannedInput) -> None:
+    check_travel(planned)
 
 
-def test_planning_is_deterministic_and_pieces_are_small(case: Case) -> None:
-    assert case.reader.pieces() == case.pieces
-    assert max(len(pickle.dumps(piece)) for piece in case.pieces) < 10_000
+def test_planning_is_deterministic_and_pieces_are_small(planned: PlannedInput) -> None:
+    check_plan(planned)
 
 
-def test_an_input_behind_a_url_is_the_same(case: Case) -> None:
+def test_an_input_behind_a_url_is_the_same(planned: PlannedInput) -> None:
     """With the same ids, wherever it lies."""
-    folder = Path(case.keys["path"])
-    for path in filter(Path.is_file, folder.rglob("*")):
-        with fsspec.open(f"memory://{case.kind}/{path.relative_to(folder)}", "wb") as file:
-            file.write(path.read_bytes())
-    _, remote = pieces_and_rows(reader_of(kind=case.kind, path=f"memory://{case.kind}"))
-    nowhere = ImageRef()
-    for item, other in zip(case.items, remote, strict=True):
-        if isinstance(item, Sample) and isinstance(other, Sample):
-            assert replace(item, image=nowhere) == replace(other, image=nowhere)
-            if item.image.url is not None and Path(item.image.url).is_file():
-                image, remote_image = (load_image_bytes(one.image, DecodeLimits()) for one in (item, other))
-                assert image == remote_image
-        else:
-            assert item == other
+    check_url(planned)
 
 
-def test_reading_starts_before_the_piece_is_read(case: Case) -> None:
-    items = case.reader.read(case.pieces[0])
-    assert next(iter(items))
-    items.close()  # type: ignore[attr-defined]  # leaves no open file: warnings are errors
+def test_reading_starts_before_the_piece_is_read(planned: PlannedInput) -> None:
+    check_stop(planned)  # leaves no open file: warnings are errors
 
 
 @pytest.mark.parametrize("kind", sorted(READERS))
-@pytest.mark.parametrize("path", ["", "none.x", "none/", "*.none", "{0..3}.none"])
+@pytest.mark.parametrize("path", ABSENT_PATHS)
 def test_a_missing_or_empty_input_is_rejected_with_what_was_looked_for(
     kind: str, path: str, tmp_path: Path
 ) -> None:
@@ -277,6 +226,11 @@ PIECES = st.sampled_from(
     [b"\n", b"\r\n", b'"', b",", b"{", b"}", b'"image":', b'"caption":', b'"id":', b'"a"', b"a.jpg", b"\xff", b"\0",
      b" ", b"\\u", b"1"]
 )  # fmt: skip
+
+
+def pieces_and_rows(reader: Reader) -> tuple[list[Piece], list[Sample | SkippedRow]]:
+    pieces = reader.pieces()
+    return pieces, [item for piece in pieces for item in reader.read(piece)]
 
 
 @settings(max_examples=80)

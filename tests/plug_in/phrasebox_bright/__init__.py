@@ -1,0 +1,1 @@
+"""Kinds and a command for phrasebox."""
