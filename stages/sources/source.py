@@ -75,7 +75,7 @@ class HeatMapSource(RegionSourceConfig):
     kind: Literal["heat_maps"] = "heat_maps"
 
 
-class HeatMaps:
+class HeatMapRegions:
     """The entry of `SOURCES` for heat maps: settings, and no stage."""
 
     config_type = HeatMapSource
