@@ -32,9 +32,11 @@ from numpy.typing import NDArray
 
 from benchmarks.figures.pages import as_markdown
 from configs.proof.verbs import call_verb
+from phrasebox.pipeline.dataset.shard_list import SHARDS, list_entries, manifest_text
 from phrasebox.pipeline.evaluate.text_only import TextOnly, fit_usual_places
 from phrasebox.stages.contract.masks import encode_box
 from phrasebox.stages.shared.model.catalog import find_weights
+from phrasebox.stages.shared.shards import read_shard_file
 from phrasebox.stages.truth import read_truth
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -149,6 +151,10 @@ class Proof:
                     region |= {"bbox": [left, top, right - left, bottom - top], "area": area}
                     region["segmentation"] = {"size": [height, width], "counts": mask.counts}
             pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), shard)
+        manifest = part / "dataset.json"
+        entries = list_entries(map(read_shard_file, (part / "data").glob("*.parquet")))
+        values = json.loads(manifest.read_text("utf-8")) | {SHARDS: entries}
+        manifest.write_text(manifest_text(values), encoding="utf-8")
         part.rename(folder)
 
     def usual(self, how: Mapping[str, Any]) -> TextOnly:

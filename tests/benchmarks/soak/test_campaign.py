@@ -33,7 +33,9 @@ def test_a_campaign_loses_nothing_and_every_refusal_names_its_cause(
     kinds = {*names, *DAMAGES}
     judgement = fight(tmp_path / "out", len(kinds), seed=1, log=quiet)
     assert judgement.failures == {name: [] for name in FAILURES}
-    assert judgement.injected == dict.fromkeys(kinds, 1)
+    # A run that has to be unfinished for what is left of the plan is killed again.
+    assert judgement.injected.keys() == kinds
+    assert {**judgement.injected, "kill": 1} == dict.fromkeys(kinds, 1)
     assert judgement.refusals.keys() >= {"full disk", "sleeping run"}
 
 
