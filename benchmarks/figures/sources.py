@@ -17,6 +17,8 @@ from phrasebox.pipeline.evaluate.estimates import Estimate, mean_estimates
 from phrasebox.pipeline.evaluate.evaluation import evaluate_dataset
 from phrasebox.pipeline.evaluate.evaluation_set import EvaluationSet, open_evaluation_set, phrases_of
 from phrasebox.pipeline.evaluate.metrics import is_right
+from phrasebox.pipeline.evaluate.truth_fit import write_calibration
+from phrasebox.stages.contract.errors import ConfigError, InputError
 
 SOURCES: Final = {
     "`heat_maps`, the default": ("", 60, 100),
@@ -45,6 +47,19 @@ def place_recall(judged: EvaluationSet) -> Estimate:
     return mean_estimates([right.astype(np.float64)], images)[0]
 
 
+def fitted_error(judged: EvaluationSet, out: Path) -> dict[str, Any] | None:
+    """Return the calibration error of scores that are fitted to the truth, on images that their fit has not seen.
+
+    It is None where there is nothing to fit: boxes of people have no score, and few images too few regions.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return asdict(write_calibration(judged, out, console).calibration_error)
+    except (ConfigError, InputError) as error:
+        console.print(f"not calibrated: {error}")
+        return None
+
+
 def sources(photos: Photographs) -> Pages:
     """Cost and boxes of each source of regions, before a model learns from them."""
     rows = []
@@ -60,12 +75,14 @@ def sources(photos: Photographs) -> Pages:
             metrics = evaluate_dataset(judged, console, []).to_json()["metrics"]
             metrics["places"] = asdict(place_recall(judged))
             row += [count, *costs, regions / count, *cells(metrics, ["box_recall", "places"])]
+            again = open_evaluation_set(made, photos.truth(images))
+            row.append(fitted_error(again, photos.out / "fitted" / f"{model}-source-{number}.json"))
         rows.append(row)
     titles = (["images", "{:,.0f}"], ["s of a core", "{:.2f}"], ["bytes", "{:,.0f}"], ["regions", "{:.1f}"])
     columns: list[Any] = ["source"]
     for images in ("scenes", "photographs"):
         columns += [*([f"{images}: {title}", how] for title, how in titles), f"{images}: box recall, ANY"]
-        columns.append(f"{images}: recall of places")
+        columns += [f"{images}: recall of places", f"{images}: calibration error"]
     command = "phrasebox run ... --set source.kind=grid --set source.by=roi; phrasebox eval --no-maps"
     origin = {"split": "synthetic scenes, series 77; Flickr8k dev", "model": "demo; photo"}
     made_table = table("sources", command, columns, rows, n="seconds and bytes of an image", **origin)
