@@ -305,7 +305,13 @@ class DatasetFolder:
 
     def _delete_leftovers(self) -> None:
         """Delete what killed attempts left: shards that their workers wrote later, and files in the making."""
-        for path in (*self.journal.late_shards(self.data), *found_in(self.data, ".*.tmp")):
+        files = (self._run_file, *(self.path / name for name in backup.COMPANION_FILES))
+        unwritten = (path for file in files for path in found_in(file.parent, f".{file.name}.*.tmp"))
+        for path in (
+            *self.journal.late_shards(self.data),
+            *found_in(self.data, ".*.tmp"),
+            *unwritten,
+        ):
             path.unlink(missing_ok=True)
 
     def take_notes(self) -> list[str]:

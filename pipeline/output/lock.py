@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from phrasebox.stages.contract.errors import ResumeError
-from phrasebox.stages.shared.storage import AnyPath, ObjectPath, exclusive_lock
+from phrasebox.stages.shared.storage import AnyPath, ObjectPath, exclusive_lock, found_in
 
 LEASE_SECONDS: Final = 60.0  # How long a lease is watched before it counts as abandoned
 RENEW_SECONDS: Final = 15.0  # How often a lease is renewed
@@ -93,7 +93,9 @@ class Lease:
         self._thread.join()
         lease = _read_lease(self._lock)
         if lease is not None and lease[0] == self._name:
-            self._lock.unlink(missing_ok=True)
+            # Runs that were killed while they renewed it have left the object that they were writing.
+            for path in (*found_in(self._lock.parent, f".{self._lock.name}.*.tmp"), self._lock):
+                path.unlink(missing_ok=True)
 
     def _renew(self) -> None:
         while not self._stop.wait(RENEW_SECONDS):

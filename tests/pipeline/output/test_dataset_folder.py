@@ -332,10 +332,14 @@ def test_a_write_that_workers_repeat_goes(late: str, noted: DatasetFolder) -> No
     content = next(path for path in noted.shards if path.name in noted.journal.shards).read_bytes()
     (noted.data / f"{shard_stem(['x'], attempt)}-0.parquet").write_bytes(content)
     (noted.data / ".00007.parquet.4711.tmp").write_bytes(b"PAR1")
+    for name in (".dataset.json.4711.tmp", ".phrasebox/.run.json.4711.tmp", ".mine.json.4711.tmp"):
+        (noted.path / name).write_text("{")
     if late != "before the end":
         begin(noted)
     finish(noted)
     assert set(noted.data.iterdir()) == shards
+    unwritten = {path.name for path in noted.path.rglob(".*.tmp")}
+    assert unwritten == {".mine.json.4711.tmp"}, "another program may be writing it"
 
 
 @pytest.mark.parametrize("content", [None, b"PAR1"])

@@ -243,11 +243,13 @@ def test_a_lease_that_is_renewed_is_refused_and_one_that_was_given_back_is_free(
 
 def test_a_lease_whose_run_was_killed_is_taken_over(lease_file: ObjectPath) -> None:
     lease_file.write_bytes(b'["other machine, process 7, abc", 3]')
+    (lease_file.parent / f".{lease_file.name}.4711.tmp").write_bytes(b"[")
     start = time.monotonic()
     with locked(lease_file) as holder:
         assert holder is not None
         holder.check()
     assert time.monotonic() - start >= lock.LEASE_SECONDS, "it may live: it was watched for so long"
+    assert found_in(lease_file.parent, "*") == []
 
 
 @pytest.mark.parametrize("content", [b'["other machine, process 7, abc", 1]', None])
