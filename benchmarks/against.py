@@ -51,7 +51,7 @@ NO_FIT: Final = ("regions.calibration=none",)  # presence is not fitted
 GUIDED: Final = (*NO_FIT, "regions.upsample=guided", "regions.rule=fixed")
 GRABCUT: Final = (*NO_FIT, "regions.refine=grabcut")
 
-PHOTOGRAPHS: Final = ROOT / "pipeline" / "photographs"
+PHOTOGRAPHS: Final = ROOT / "pipeline" / "demo" / "photographs"
 
 ON_CPU_CLOCK: Final = """
 import runpy, time
