@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from phrasebox.pipeline.evaluate.truth_fit import write_calibration
 
 from benchmarks.figures.cells import cells
 from benchmarks.figures.pages import Pages, table
 from benchmarks.photos.measure import Photographs, console
+from phrasebox.pipeline.calibrate.truth_fit import write_calibration
 from phrasebox.pipeline.evaluate.estimates import Estimate, mean_estimates
 from phrasebox.pipeline.evaluate.evaluation import evaluate_dataset
 from phrasebox.pipeline.evaluate.evaluation_set import EvaluationSet, open_evaluation_set, phrases_of

@@ -24,9 +24,9 @@ from phrasebox.stages.model.config import ModelConfig
 from phrasebox.stages.model.describe import describe
 from phrasebox.stages.model.load import from_open_clip
 from phrasebox.stages.model.tokenizer import tokenizer_of
+from phrasebox.testing.explainers import state_of
 from tests.build.datasets import Json, rows_of
 from tests.closeness import assert_close
-from tests.contracts.test_explainers import state_of
 from tests.factories import SPEC, tiny_clip
 from tests.messages import expect_error
 

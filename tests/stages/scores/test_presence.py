@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from phrasebox.stages.contract.records import HeatMap
 from phrasebox.stages.explain.base import Explainer
+from phrasebox.stages.explain.grad_eclip import GradEclip
 from phrasebox.stages.scores.presence import (
     FEATURES,
     RANK,
@@ -20,8 +21,13 @@ from phrasebox.stages.scores.presence import (
     features_of,
 )
 from tests.closeness import assert_close
-from tests.contracts.test_explainers import PHRASES, explainer_of, pixels
-from tests.stages.explain.models import make_explainer
+from tests.stages.explain.models import clip_of, image, make_explainer
+
+PHRASES = [["red car", "dog", "two green fish"], [], ["dog"]]
+
+
+def pixels(tower: str) -> np.ndarray:
+    return image(tower, 4, 4, count=len(PHRASES), seed=5)
 
 
 def unit(rng: Any, *shape: int) -> Any:
@@ -117,7 +123,7 @@ def judged_maps(
 @pytest.mark.parametrize("tower", ["class token", "timm, positions"])
 def test_presence_does_not_depend_on_neighbours(tower: Any) -> None:
     """Whatever else is asked for, and whatever the place in the batch."""
-    explainer = explainer_of("grad_eclip", tower)
+    explainer = GradEclip(GradEclip.config_type(), clip_of(tower))
     signals = signals_of(explainer, pixels(tower), [texts or ["x"] for texts in PHRASES])
     assert all((np.abs(image.local) <= 1.001).all() for image in signals)
     images = np.stack([image.embedding for image in signals])

@@ -162,7 +162,7 @@ def test_size_is_of_the_mean_thing(boxes: list[tuple[float, float, float, float]
     assert size_member(mask, boxes) == ("medium" if len(boxes) == 1 else "small"), "the mask decides"
 
 
-@pytest.mark.parametrize(("things", "expected"), [(5, "5"), (6, "6+")])
+@pytest.mark.parametrize(("objects", "expected"), [(5, "5"), (6, "6+")])
 def test_objects(objects: int, expected: str, tmp_path: Path) -> None:
     (target,) = targets(tmp_path, *[annotation()] * objects, annotation(iscrowd=1))
     assert target.groups["objects"] == expected
