@@ -1,6 +1,6 @@
-"""What kinds promise, as functions that the tests of a package call. They need no test runner.
+"""Checks of kinds, as functions for the tests of your package. They need no test runner.
 
-Each raises AssertionError with the sentence of the promise that does not hold:
+Each raises AssertionError, which says what the kind does not do:
 
     from phrasebox.testing import check_explainer
 

@@ -36,7 +36,8 @@ class KindTable(PluginTable[type[KindT]]):
     ) -> None:
         self._default_type = default
         self.default: str | None = None if default is None else default.model_fields["kind"].default
-        super().__init__(group, order or [kind for kind in [self.default] if kind])
+        first = () if self.default is None else (self.default,)
+        super().__init__(group, order or first)
 
     def config(self, values: Any = None) -> Any:
         """Return the settings of the kind in plain values; of the default kind if they name none.
