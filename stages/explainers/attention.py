@@ -165,6 +165,14 @@ class AttentionFlow(Walker[AttentionFlowConfig]):
     narrowest edge holds, and the edges that paths share are counted once. The maps of all
     phrases are the same.
 
+    In networks of several blocks the edges at the patch itself are the narrowest place. With A_1
+    as the attention of the first block the map is then
+
+        H_j = min(1, (1 + sum over i of A_1[i, j]) / 2)
+
+    Half of the patches of `demo` reach 1, and the others show which patches the first block looks
+    at. Nothing of that depends on what the class token sees, so such maps find few objects.
+
     Deviations: capacities are rounded to 1 / `FLOW_UNIT`. The paper divides the flows of a token
     by their sum, which changes no map but for its scale.
 

@@ -67,6 +67,14 @@ def test_flow_takes_what_the_narrowest_edges_hold_and_counts_shared_ones_once() 
     assert flows_to_patches([first, last]).tolist() == pytest.approx([0.5, 0.25])
 
 
+def test_the_flow_through_several_blocks_ends_where_the_first_one_looks() -> None:
+    attention = np.random.default_rng(0).dirichlet(np.full(17, 0.3), size=(6, 17))
+    looks = attention[0].sum(axis=0)[1:]
+    assert np.any(looks > 1)
+    assert np.any(looks < 1)
+    assert_close(flows_to_patches(list(attention)), np.minimum(1, (1 + looks) / 2), 1e-4)
+
+
 def test_attention_that_is_not_finite_has_no_flow_and_gives_no_warning() -> None:
     sound = np.full((3, 3), 1 / 3)
     lost = np.where(np.eye(3) > 0, np.nan, sound)
