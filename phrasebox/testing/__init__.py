@@ -10,7 +10,7 @@ Each raises AssertionError, which says what the kind does not do:
 check_explainer  maps: shapes, values, the same again, alone and in a batch; nothing is left on the model
 check_source     one answer for each record, and regions inside their image
 check_reader     each row once, wherever the input is cut, also behind a URL; errors that say where
-check_exporter   the boxes of the dataset, in any split, the same bytes again
+check_exporter   the boxes of the dataset, chosen and corrected, in any split, the same bytes again
 check_settings   closed, frozen, described, and read back as they are stored; the other functions call it
 OpenClipModel    a model for `check_explainer`, if the explainer is not defined on a class token
 """
