@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections import Counter
@@ -11,18 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from phrasebox.pipeline.config.run_config import RunConfig
 from phrasebox.pipeline.dataset.folder import open_dataset
 from phrasebox.pipeline.dataset.reviews import RegionKey, Review, append_review
-from phrasebox.pipeline.demo.scenes import write_scenes
 from phrasebox.pipeline.export.base import Exporter, Per, merge_by_object
 from phrasebox.pipeline.export.export import ExportRequest, export_dataset, image_of, parse_splits
 from phrasebox.pipeline.export.report import ExportReport
-from phrasebox.pipeline.run.run import run
 from phrasebox.stages.contract.errors import ConfigError
 from phrasebox.stages.contract.values import Json
+from phrasebox.testing.datasets import make_dataset
 from phrasebox.testing.requirement import expect_raised, require
 from phrasebox.testing.settings import check_settings
 
@@ -45,7 +40,7 @@ def check_exporter(
         exporter: The class.
         read_boxes: Reads the boxes of each image from a folder and a split, without phrasebox.
         settings: Values of its settings other than the defaults.
-        dataset: A dataset to export; by default one of twelve synthetic scenes.
+        dataset: A dataset to export, with regions in at least two images; by default one of twelve synthetic scenes.
     """
     check_settings(exporter.config_type, settings)
     require(exporter.summary and exporter.masks, "summary and masks describe the format")
@@ -185,42 +180,6 @@ def _rows_with_regions(
 
 def _rounded(boxes: Sequence[Sequence[float]]) -> tuple[tuple[float, ...], ...]:
     return tuple(sorted(tuple(round(edge, 2) for edge in box) for box in boxes))
-
-
-def make_dataset(folder: Path, scenes: int = 12) -> Path:
-    """Return a dataset of synthetic scenes in a new folder, made with the bundled model `demo`.
-
-    One row has an error, one has no regions, and two have ids that are no names of files.
-    """
-    write_scenes(folder / "scenes", scenes, seed=3)
-    captions = folder / "scenes" / "captions.jsonl"
-    line, *_ = captions.read_text(encoding="utf-8").splitlines()
-    first = json.loads(line)
-    image = folder / "scenes" / "images" / first["image"]
-    for name in ("nothing.jpg", "ä b?.jpg"):
-        shutil.copy(image, image.with_name(name))
-    lines = [
-        {"image": "none.jpg", "caption": "a red car"},
-        {"image": "nothing.jpg", "caption": "so very nice"},
-        {**first, "image": "ä b?.jpg", "id": "../../escape"},
-        {**first, "id": "/escape/日本"},
-    ]
-    with captions.open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps(line) + "\n" for line in lines)
-    config = RunConfig.model_validate(
-        {
-            "input": {
-                "kind": "jsonl",
-                "path": f"{folder}/scenes/captions.jsonl",
-                "image_root": f"{folder}/scenes/images",
-            },
-            "model": {"name": "demo"},
-            "engine": {"kind": "inline"},
-            "output": {"path": f"{folder}/dataset", "max_error_share": 1.0},
-        }
-    )
-    run(config, Console(quiet=True))
-    return folder / "dataset"
 
 
 def _files(folder: Path) -> dict[str, bytes]:
