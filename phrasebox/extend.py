@@ -35,6 +35,8 @@ ChosenSample        an image with the regions that an exporter writes
 Student             the model that a recipe teaches
 TrainingBatch       images, captions and regions of a step
 RankGroup           the processes that train together
+dense               images -> embeddings of their patches, which a recipe or an explainer looks at
+caption_loss        CLIP's loss between images and captions
 
 Faults:
 
@@ -51,13 +53,14 @@ if TYPE_CHECKING:
     from phrasebox.pipeline.research.finetune.config import RecipeConfig
     from phrasebox.pipeline.research.finetune.material import TrainingBatch
     from phrasebox.pipeline.research.finetune.ranks import RankGroup
-    from phrasebox.pipeline.research.finetune.recipe import Recipe, Student
+    from phrasebox.pipeline.research.finetune.recipe import Recipe, Student, caption_loss
     from phrasebox.stages.contract.errors import ConfigError, InputError, RowFault
     from phrasebox.stages.contract.masks import encode_mask
     from phrasebox.stages.contract.records import ImageRef, Record, Region, Sample
     from phrasebox.stages.explain.base import Explainer
     from phrasebox.stages.explain.config import ExplainerConfig
     from phrasebox.stages.explain.maps import Maps
+    from phrasebox.stages.model.towers.dense import dense
     from phrasebox.stages.model.towers.tower import Tower
     from phrasebox.stages.read.base import Piece, Reader, ReaderConfig, SkippedRow
     from phrasebox.stages.read.lines import LinesConfig, LinesReader
@@ -91,6 +94,8 @@ __all__ = [
     "Student",
     "Tower",
     "TrainingBatch",
+    "caption_loss",
+    "dense",
     "encode_mask",
     "region_of_mask",
 ]
@@ -123,6 +128,8 @@ _PLACES = {
     "Student": "phrasebox.pipeline.research.finetune.recipe",
     "Tower": "phrasebox.stages.model.towers.tower",
     "TrainingBatch": "phrasebox.pipeline.research.finetune.material",
+    "caption_loss": "phrasebox.pipeline.research.finetune.recipe",
+    "dense": "phrasebox.stages.model.towers.dense",
     "encode_mask": "phrasebox.stages.contract.masks",
     "region_of_mask": "phrasebox.stages.sources.source",
 }

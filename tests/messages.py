@@ -1,7 +1,7 @@
 """What errors say: each message stands in `messages.json`, under the test that meets it.
 
-Tests assert the class of an error, the exit code and what is left behind; `expect_error` and `assert_message` compare
-the sentence, its key and its place. After a message was reworded,
+Tests assert the class and the key of an error, the exit code and what is left behind; `expect_error` and
+`assert_message` compare the sentence and its place. After a message was reworded,
 
     python -m pytest -n 0 --write-messages FILE...
 
@@ -33,11 +33,17 @@ _MET: dict[str, list[str]] = {}
 
 
 @contextmanager
-def expect_error(*classes: type[BaseException]) -> Iterator[None]:
-    """Expect an error of one of the classes, with the message of the table, in front of which stands its key."""
+def expect_error(*classes: type[BaseException], key: str | tuple[str, ...] = "") -> Iterator[None]:
+    """Expect an error with the message of the table, of exactly one of the classes, and about one of the keys.
+
+    Several classes and keys are those of the cases of a parametrised test. By default an error is about no key.
+    """
     with pytest.raises(classes) as caught:
         yield
-    assert_message(str(caught.value))
+    error = caught.value
+    assert type(error) in classes, error
+    assert getattr(error, "key", "") in ((key,) if isinstance(key, str) else key), error
+    assert_message(str(error))
 
 
 def assert_message(message: str) -> None:

@@ -8,17 +8,21 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from phrasebox.pipeline import __version__
 from phrasebox.pipeline.config.run_config import RunConfig
 from phrasebox.pipeline.dataset.folder import open_dataset
 from phrasebox.pipeline.dataset.marks import Mark, read_marks
 from phrasebox.pipeline.dataset.reviews import Review, find_regions, read_reviews
 from phrasebox.pipeline.dataset.signature import is_own
+from phrasebox.pipeline.dataset.validate import validate
+from phrasebox.pipeline.output.merge import merge
 from phrasebox.pipeline.run.run import run
+from phrasebox.stages.contract.errors import InputError
 from phrasebox.stages.contract.schema_versions import MANIFEST
 from phrasebox.stages.contract.versions import StoredFormat
 from phrasebox.stages.scores.calibration_versions import CALIBRATION
 from phrasebox.stages.scores.score import read_calibration
-from tests.build.datasets import Json, copy_of, manifest_of
+from tests.build.datasets import Json, change_manifest, copy_of, manifest_of
 from tests.build.files import read_json, read_lines
 from tests.build.readings import draw_images, read_everywhere
 
@@ -112,3 +116,31 @@ def test_a_run_takes_a_calibration(release: str, scenes_config: Json, tmp_path: 
     }
     dataset = run(RunConfig.model_validate(config), Console(quiet=True))
     assert manifest_of(dataset)["calibration"] == calibration.digest
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_a_dataset_is_merged_with_one_of_today(release: str, scenes_config: Json, tmp_path: Path) -> None:
+    """As two parts of an input, if they are of one minor version; otherwise their rows may differ."""
+    stored = copy_of(STORED / release / "dataset", tmp_path / "stored")
+    config = {
+        **scenes_config,
+        "input": {**scenes_config["input"], "limit": 4, "part": "2/2"},
+        "output": {"path": str(tmp_path / "fresh"), "heat_maps": True},
+    }
+    fresh = run(RunConfig.model_validate(config), Console(quiet=True))
+    change_manifest(stored, lambda manifest: manifest["config"]["input"].update(part="1/2"))
+    versions = {key: manifest_of(fresh)["run"][key] for key in ("phrasebox_version", "schema_version")}
+    # The input of both, and what else the rows of a part depend on.
+    change_manifest(fresh, run={**manifest_of(stored)["run"], **versions})
+    out = tmp_path / "out"
+    if release != __version__.rpartition(".")[0]:
+        with pytest.raises(InputError, match="make all parts with one version"):
+            merge([stored, fresh], out)
+        return
+    merge([stored, fresh], out)
+    assert [*validate(out)] == []
+    rows, first, second = ([*open_dataset(folder).rows()] for folder in (out, stored, fresh))
+    assert [*rows] == [*first, *second]
+    assert len(second) == 2
+    assert read_marks(out) == read_marks(stored)
+    assert read_reviews(out) == read_reviews(stored)

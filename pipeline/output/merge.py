@@ -24,7 +24,7 @@ from phrasebox.pipeline.dataset.signature import is_own
 from phrasebox.pipeline.output.dataset_folder import DatasetFolder
 from phrasebox.pipeline.output.decisions import Decisions
 from phrasebox.pipeline.output.manifest import ENVIRONMENTS, Manifest
-from phrasebox.pipeline.output.previous_run import INPUT, Identity
+from phrasebox.pipeline.output.previous_run import INPUT, Identity, release_of
 from phrasebox.pipeline.output.report import Report
 from phrasebox.pipeline.output.request import REQUEST
 from phrasebox.pipeline.output.shards import count_readable_rows, list_names
@@ -67,6 +67,9 @@ def merge(parts: Sequence[Path | str], out: Path | str) -> Tally | None:
     with folder.locked(), folder.writing():
         previous = folder.claim(
             Identity(
+                # Those of the parts, so that their rows get none of another version.
+                phrasebox_version=run["phrasebox_version"],
+                schema_version=run["schema_version"],
                 model_fingerprint=run["model_fingerprint"],
                 calibration=run["calibration"],
                 segmenter=run["segmenter"],
@@ -141,9 +144,16 @@ def _copy_shards(datasets: Sequence[Dataset], folder: DatasetFolder) -> None:
 
 
 def _reject_other_settings(datasets: Sequence[Dataset]) -> None:
-    """Raise InputError unless the rows of all parts depend on the same settings and models."""
+    """Raise InputError unless the rows of all parts depend on the same settings, models and release."""
     first = _depends_on(datasets[0].manifest)
+    first_version = datasets[0].manifest["run"]["phrasebox_version"]
     for dataset in datasets[1:]:
+        version = dataset.manifest["run"]["phrasebox_version"]
+        if release_of(version) != release_of(first_version):
+            raise InputError(
+                f"{dataset.path} was made with phrasebox {version}, and {datasets[0].path} with {first_version}, whose "
+                "rows may differ: make all parts with one version"
+            )
         if lines := differences(first, _depends_on(dataset.manifest)):
             raise InputError(f"{dataset.path} differs from {datasets[0].path}: {'; '.join(lines)}")
 
@@ -153,8 +163,8 @@ def _depends_on(manifest: Json) -> Json:
     run = manifest["run"]
     config = run["config"]
     decisions = Decisions.stored_in(run).of_any_part()
-    # Machines differ in their libraries, and the request has the part, and times of files.
-    varying = {ENVIRONMENTS: None, REQUEST: None}
+    # Machines differ in their libraries and in patches of phrasebox; the request has the part, and times of files.
+    varying = {ENVIRONMENTS: None, REQUEST: None, "phrasebox_version": None}
     return {**run, **decisions, **varying, "config": {**config, "input": {**config["input"], "part": None}}}
 
 

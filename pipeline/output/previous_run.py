@@ -225,7 +225,7 @@ class PreviousRun:
     def reject_more_rows(self, new_version: str) -> None:
         """Raise ResumeError if the run cannot get rows of a version of phrasebox."""
         old_version = self.run.get("phrasebox_version")
-        if _release_of(old_version) != _release_of(new_version):
+        if release_of(old_version) != release_of(new_version):
             kind = "a run" if self.manifest else "an unfinished run"
             raise ResumeError(
                 f"{self.folder} holds {kind} of phrasebox {old_version or '(unknown version)'}, this is {new_version}, "
@@ -370,6 +370,6 @@ def _read_origin(shard: AnyPath) -> Json:
     return {}
 
 
-def _release_of(number: str | None) -> list[str] | None:
-    """Major and minor version: a patch does not change rows."""
+def release_of(number: str | None) -> list[str] | None:
+    """Return major and minor version: a patch does not change rows."""
     return number.split(".")[:2] if number else None

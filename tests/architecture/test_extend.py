@@ -107,7 +107,7 @@ def test_the_tests_of_the_package_pass(installed: Path, tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout
-    assert "4 passed" in done.stdout
+    assert "5 passed" in done.stdout
 
 
 def test_a_package_adds_kinds_and_a_verb(installed: Path, scenes_folder: Path, tmp_path: Path) -> None:
@@ -124,6 +124,7 @@ def test_a_package_adds_kinds_and_a_verb(installed: Path, scenes_folder: Path, t
         "export --list",
         "run some.bars --out middle --set source.kind=middle",
         "export middle --format yolo --out yolo",
+        "finetune out --out tuned --model demo --recipe near --set batch_size=2",
         "run scenes/captions.jsonl --set explain.kind=brigth",
     )
     assert [code for code, _, _ in works] == [0] * len(works), works
@@ -135,6 +136,7 @@ def test_a_package_adds_kinds_and_a_verb(installed: Path, scenes_folder: Path, t
     }
     assert manifest_of(tmp_path / "out")["config"]["explain"]["floor"] == 0.1
     assert len((tmp_path / "lines" / "train.jsonl").read_text().splitlines()) == 3
+    assert "recipe near" in (tmp_path / "tuned" / "model" / "README.md").read_text()
     nouns = {region["head"] for row in rows_of(tmp_path / "out") for region in row["annotations"]}
     assert {line.split()[1] for line in heads.splitlines()} <= nouns
     assert "Count the head nouns of a dataset. (phrasebox-bright)\n" in shown

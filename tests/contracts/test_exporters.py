@@ -19,13 +19,12 @@ from phrasebox.pipeline.dataset.marks import append_marks
 from phrasebox.pipeline.dataset.reviews import RegionKey, Review, append_review
 from phrasebox.pipeline.export import EXPORTERS
 from phrasebox.pipeline.export.base import Exporter
-from phrasebox.pipeline.export.export import WITH_ERROR, WITHOUT_REGIONS, parse_splits
+from phrasebox.pipeline.export.export import WITH_ERROR, WITHOUT_REGIONS
 from phrasebox.pipeline.export.files import MARK
-from phrasebox.stages.contract.errors import ConfigError
+from phrasebox.testing import check_exporter
 from tests.build.datasets import Json, copy_of, rows_of
 from tests.build.files import read_json
 from tests.build.records import encoded
-from tests.messages import expect_error
 from tests.pipeline.export.datasets import demo_fingerprint, exported, write_dataset
 from tests.pipeline.export.read_back import READ_BACK, RegionTuple
 from tests.synthetic import write_synthetic
@@ -149,32 +148,12 @@ def test_corrections_of_people_are_taken(name: str, dataset: Path, tmp_path: Pat
 
 
 @formats
-def test_splits_are_a_partition_and_the_same_dataset_gives_the_same_bytes(
-    name: str, dataset: Path, tmp_path
-) -> None:
-    shares = "train=0.5,val=0.3,test=0.2"
-    splits = parse_splits(shares)
-    out, report = exported(name, dataset, tmp_path / "out", split=shares)
-    for split in splits:
-        rows = [row for row in chosen(dataset) if splits.of(row["file_name"]) == split]
-        assert read_regions(name, out, split) == expected(name, rows)
-        assert report.samples[split] == len(rows) > 0
-    assert report.samples.total() == WITH_REGIONS
-    again, _ = exported(name, dataset, tmp_path / "again", split=shares)
-    assert files(out) == files(again)
+def test_it_keeps_the_contract_of_exporters(name: str, dataset: Path) -> None:
+    def read_boxes(folder: Path, split: str) -> list[list[tuple[float, ...]]]:
+        samples = READ_BACK[name].samples(folder, split)
+        return [[(x0, y0, x1 - x0, y1 - y0) for (x0, y0, x1, y1), *_ in regions] for regions in samples]
 
-
-@formats
-def test_images_of_no_region_only_if_asked_for(name: str, dataset: Path, tmp_path: Path) -> None:
-    if not EXPORTERS[name].keeps_empty:
-        with expect_error(ConfigError):
-            exported(name, dataset, tmp_path / "out", keep_empty=True)
-        assert not (tmp_path / "out").exists()
-        return
-    out, report = exported(name, dataset, tmp_path / "out", keep_empty=True)
-    assert report.samples.total() == WITH_REGIONS + 2
-    assert report.left_out == {WITH_ERROR: 2}
-    assert read_regions(name, out) == expected(name, chosen(dataset)) + Counter({(): 2})
+    check_exporter(EXPORTERS[name], read_boxes, dataset=dataset)
 
 
 @formats

@@ -196,20 +196,20 @@ def test_reading_starts_before_the_piece_is_read(planned: PlannedInput) -> None:
 def test_a_missing_or_empty_input_is_rejected_with_what_was_looked_for(
     kind: str, path: str, tmp_path: Path
 ) -> None:
-    with expect_error(InputError):
+    with expect_error(InputError, key=("", "input.path")):
         reader_of(kind=kind, path=f"{tmp_path}/{path}").pieces()
 
 
 @pytest.mark.parametrize("kind", sorted(set(READERS) - {"webdataset", "folder"}))
 def test_a_missing_image_root_is_rejected(kind: str, tmp_path: Path) -> None:
     keys = INPUTS[kind](tmp_path)
-    with expect_error(InputError):
+    with expect_error(InputError, key="input.image_root"):
         reader_of(kind=kind, **keys, image_root=f"{tmp_path}/none").pieces()
 
 
 @pytest.mark.parametrize("kind", ["webdataset", "folder"])
 def test_an_image_root_of_an_input_that_holds_its_images_is_rejected(kind: str, tmp_path: Path) -> None:
-    with expect_error(ConfigError):
+    with expect_error(ConfigError, key="input.image_root"):
         reader_of(kind=kind, **INPUTS[kind](tmp_path), image_root=str(tmp_path))
 
 

@@ -261,7 +261,7 @@ def test_a_model_in_memory_is_only_read() -> None:
     located = locator(np.full((20, 30, 3), 200, np.uint8), ["red car", "two dogs"])
     assert state_of(model) == before
     assert located.heat_maps.shape == (2, 4, 4)
-    with expect_error(ConfigError):
+    with expect_error(ConfigError, key="regions.calibration"):
         Locator.from_open_clip(model, regions={"calibration": "some.json"})
     with expect_error(ConfigError):
         Locator.from_open_clip(torch.nn.Linear(2, 2))

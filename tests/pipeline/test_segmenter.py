@@ -53,7 +53,7 @@ def test_the_segmenters_weights_decide_rows(
     assert run(config_of(scenes_config, sam, dataset), QUIET) == dataset
     save_segmenter("sam2", tmp_path, seed=1)
     other = config_of(scenes_config, tmp_path, dataset)
-    with expect_error(ResumeError):
+    with expect_error(ResumeError, key="output.path"):
         run(other, QUIET)
     digests = {build_steps(config).segmenter for config in (config_of(scenes_config, sam, dataset), other)}
     assert len(digests) == 2
@@ -87,7 +87,7 @@ def test_a_folder_is_the_same_from_everywhere(
     ],
 )
 def test_what_cannot_be_meant_is_rejected_before_any_work(changed, scenes_config, sam, tmp_path) -> None:
-    with expect_error(ConfigError):
+    with expect_error(ConfigError, key=("regions.refine", "regions.sam.model")):
         (build_source_steps if "source" in changed else build_steps)(
             config_of(scenes_config, sam, tmp_path / "out", **changed)
         )
@@ -116,7 +116,7 @@ def test_with_a_gpu_that_torch_does_not_see_it_does_not_compute_on_a_cpu(
     cuts = build_steps(config_of(scenes_config, sam, tmp_path / "out")).regions_stage.computing(
         device="cuda"
     )
-    with expect_error(ResourceError):
+    with expect_error(ResourceError, key="model.device"):
         cuts.setup()
     cuts.teardown()
 

@@ -21,11 +21,11 @@ def test_a_pool_is_one_block_and_a_class_token_keeps_those_that_were_configured(
     again = config_of(tmp_path, "ResNet", **steps.explainer.model_dump(mode="json"))
     assert build_steps(again).explainer == steps.explainer
     assert build_steps(config_of(tmp_path, "class token", blocks=4)).explainer.blocks == 4
-    with expect_error(ConfigError):
+    with expect_error(ConfigError, key="explain.blocks"):
         build_steps(config_of(tmp_path, "ResNet", blocks=3))
 
 
 def test_an_explainer_that_does_not_fit_is_refused_with_what_does(tmp_path: Path) -> None:
-    with expect_error(ConfigError):
+    with expect_error(ConfigError, key="explain.kind"):
         build_steps(config_of(tmp_path, "ConvNeXt"))
     assert build_steps(config_of(tmp_path, "ConvNeXt", kind="cam")).explainer.kind == "cam"

@@ -62,7 +62,7 @@ def test_a_fitted_calibration_makes_the_scores_of_the_next_run(drawn: Path, tmp_
     assert sum(scores_of(fitted)) / len(scores_of(fitted)) == pytest.approx(hit_rate, abs=0.02)
     assert read_calibration(file).precisions == [manifest_of(plain)["config"]["model"]["precision"]]
     # It is for three blocks only, and says so.
-    with expect_error(ConfigError):
+    with expect_error(ConfigError, key="regions.calibration"):
         build_steps(config_of(drawn, tmp_path / "other", regions=values["regions"]))
 
 
@@ -139,7 +139,7 @@ def test_too_few_regions_are_refused(
 def test_a_place_that_cannot_be_written_is_refused_before_any_work(tmp_path: Path) -> None:
     """Neither truth nor dataset is looked at: there is none."""
     for out in (tmp_path, Path("/proc/none/c.json")):
-        with expect_error(ConfigError):
+        with expect_error(ConfigError, key="--out"):
             calibrate_command(tmp_path / "none", out, tmp_path / "none.json")
     with expect_error(InputError):
         calibrate_command(tmp_path / "none", tmp_path / "new" / "c.json", tmp_path / "none.json")

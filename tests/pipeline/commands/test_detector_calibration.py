@@ -346,7 +346,7 @@ def test_a_calibration_of_heat_maps_another_detector_or_other_settings_is_refuse
         values = pictures.config(tmp_path / "out", calibration=str(file)).model_dump(mode="json")
         source = {**values["source"], **changes} if changes.get("kind") is None else changes
         values |= {"source": source, "model": {"name": "demo"}}
-        with expect_error(ConfigError):
+        with expect_error(ConfigError, key=("output.heat_maps", "regions.calibration")):
             run(RunConfig.model_validate(values), QUIET)
 
 

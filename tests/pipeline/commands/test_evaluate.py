@@ -174,7 +174,7 @@ def test_rows_that_the_input_has_no_more_are_rejected_and_one_that_it_has_twice_
     )
     (tmp_path / "captions.jsonl").write_text("\n".join(lines[1:]))
     for settings in (moved, ["input.path=/gone.jsonl", *AGAIN]):
-        with expect_error(InputError):
+        with expect_error(InputError, key=("", "input.path")):
             evaluate_dataset(open_evaluation_set(inline_dataset, truth, settings), QUIET)
 
 

@@ -38,8 +38,8 @@ def exported(dataset: Path, out: Path, *options: object, name: str = "coco") -> 
     return str(answer.stdout)
 
 
-def rejected(error: type[BaseException], *arguments: object) -> None:
-    with expect_error(error):
+def rejected(error: type[BaseException], *arguments: object, key: str = "") -> None:
+    with expect_error(error, key=key):
         raise call(*arguments).exception
 
 
@@ -112,11 +112,11 @@ def test_regions_are_chosen_by_what_people_want(
 
 def test_a_precision_that_cannot_be_had(dataset: Path, tmp_path: Path) -> None:
     request = ("--format", "coco", "--out", tmp_path / "out", "--precision", "0.9")
-    rejected(ConfigError, dataset, *request)
+    rejected(ConfigError, dataset, *request, key="--precision")
     calibrated = write_dataset(tmp_path / "dataset")
     change_manifest(calibrated, calibration="0" * 64)
-    rejected(ConfigError, calibrated, *request)
-    rejected(ConfigError, calibrated, *request, "--keep", "0.3")
+    rejected(ConfigError, calibrated, *request, key="--precision")
+    rejected(ConfigError, calibrated, *request, "--keep", "0.3", key="--keep")
     assert not (tmp_path / "out").exists()
 
 
@@ -130,7 +130,7 @@ def test_every_option_arrives(dataset: Path, tmp_path: Path) -> None:
     assert all(isinstance(entry["segmentation"], list) for entry in content["annotations"])
     assert {category["name"] for category in content["categories"]} >= {"ring", "chain"}
     assert "masks with holes: filled, since polygons cannot say them (1)" in text
-    rejected(ConfigError, dataset, "--format", "coco", "--out", out)
+    rejected(ConfigError, dataset, "--format", "coco", "--out", out, key="--out")
     exported(dataset, out, "--overwrite", "--where", "mark IS DISTINCT FROM 'bad'")
     names = {image["sample_id"] for image in content_of(out)["images"]}
     assert "plain" not in names
@@ -208,7 +208,17 @@ def test_rare_categories_are_counted_and_left_out(tmp_path: Path) -> None:
     content = content_of(tmp_path / "out")
     assert [category["name"] for category in content["categories"]] == ["cat", "dog"]
     assert (len(content["images"]), len(content["annotations"])) == (12, 21)
-    rejected(ConfigError, dataset, "--format", "mdetr", "--out", tmp_path / "no", "--min-count", 9)
+    rejected(
+        ConfigError,
+        dataset,
+        "--format",
+        "mdetr",
+        "--out",
+        tmp_path / "no",
+        "--min-count",
+        9,
+        key="--min-count",
+    )
 
 
 def test_images_from_a_root(tmp_path: Path) -> None:
@@ -227,7 +237,7 @@ def test_images_from_a_root(tmp_path: Path) -> None:
         "path": "x.tar",
     }  # as if the images had come from tars
     write_json(dataset / "dataset.json", sign(manifest))
-    rejected(ConfigError, *other)
+    rejected(ConfigError, *other, key="--images")
     assert not (tmp_path / "other").exists()
 
 
@@ -240,7 +250,7 @@ def test_a_strangers_dataset_decides_no_folder(tmp_path: Path) -> None:
         dataset, lambda m: m["config"]["model"].update(name="hf-hub:evil/model", pretrained="x")
     )
     packed = (dataset, "--format", "webdataset", "--out", tmp_path / "packed")
-    rejected(ConfigError, *packed)
+    rejected(ConfigError, *packed, key="--images")
     assert not (tmp_path / "packed").exists()
     assert call(*packed, "--images", root).exit_code == 0
 
@@ -257,15 +267,17 @@ def test_a_strangers_dataset_decides_no_folder(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_used(name: str, options: list[str], dataset: Path, tmp_path: Path) -> None:
-    rejected(ConfigError, dataset, "--format", name, "--out", tmp_path / "out", *options)
+    option = next(iter(options), "--format")
+    key = "segmentation" if option == "--set" else option
+    rejected(ConfigError, dataset, "--format", name, "--out", tmp_path / "out", *options, key=key)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_missing_is_named(dataset: Path, tmp_path: Path) -> None:
     assert call("--format", "coco").exit_code == call(dataset).exit_code == 2
-    rejected(ConfigError, dataset, "--format", "coco")
+    rejected(ConfigError, dataset, "--format", "coco", key="--out")
     rejected(InputError, tmp_path, "--format", "coco", "--out", tmp_path / "out")
-    rejected(ConfigError, dataset, "--format", "coco", "--out", dataset, "--overwrite")
+    rejected(ConfigError, dataset, "--format", "coco", "--out", dataset, "--overwrite", key="--out")
 
 
 def test_the_list_describes_every_format() -> None:

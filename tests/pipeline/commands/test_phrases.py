@@ -54,10 +54,10 @@ def test_a_run_with_the_phrases_of_its_input_makes_the_same_rows_and_one_with_ot
     assert_alike(rows_of(out), rows_of(inline_dataset))
 
     file.write_text(file.read_text() + json.dumps({"caption": "a", "phrases": []}) + "\n")
-    with expect_error(ResumeError):
+    with expect_error(ResumeError, key="output.path"):
         run(config)
     file.write_text('{"caption": "a", "phrases": []}\n')
-    with expect_error(InputError):
+    with expect_error(InputError, key="input.phrases"):
         run(RunConfig.model_validate({**values, "output": {"path": str(tmp_path / "other")}}))
     assert not list((tmp_path / "other").rglob("*.json")), "before any work"
 

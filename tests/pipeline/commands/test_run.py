@@ -138,7 +138,7 @@ def test_the_first_machine_of_a_run_decides_its_precision(scenes_config, tmp_pat
     assert run_on("avx512_bf16", 1) == "bf16"
     assert run_on("avx2", 2) == "bf16", "a machine that resumes obeys"
     assert run_on("avx2", 3, precision="bf16") == "bf16", "the same by name"
-    with expect_error(ResumeError):
+    with expect_error(ResumeError, key="output.path"):
         run_on("avx2", 3, precision="fp32")
     assert run_on("avx2", 1, fresh=True) == "fp32"
     assert run_on("avx512_bf16", 2) == "fp32"
@@ -332,18 +332,20 @@ def test_the_summary_reports_what_failed(bad_run: tuple[Path, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("section", "error"),
+    ("section", "error", "key"),
     [
-        ({"input": {"kind": "jsonl", "path": "none.jsonl"}}, InputError),
-        ({"model": {"name": "ViT-B-17", "pretrained": "openai"}}, ConfigError),
-        ({"model": {"config": "none.json", "weights": "none.pt"}}, WeightsError),
-        ({"model": {"name": "coca_base", "weights": __file__}}, ConfigError),
-        ({"phrases": {"spacy_model": "xx_none"}}, ConfigError),
-        ({"explain": {"blocks": 99}}, ConfigError),
+        ({"input": {"kind": "jsonl", "path": "none.jsonl"}}, InputError, "input.path"),
+        ({"model": {"name": "ViT-B-17", "pretrained": "openai"}}, ConfigError, "model.name"),
+        ({"model": {"config": "none.json", "weights": "none.pt"}}, WeightsError, "model.config"),
+        ({"model": {"name": "coca_base", "weights": __file__}}, ConfigError, "model.name"),
+        ({"phrases": {"spacy_model": "xx_none"}}, ConfigError, "phrases.spacy_model"),
+        ({"explain": {"blocks": 99}}, ConfigError, "explain.blocks"),
     ],
     ids=["input", "name", "model", "architecture", "parser", "blocks"],
 )
-def test_what_cannot_be_run_is_rejected_before_any_row(section, error, scenes_config, tmp_path) -> None:
-    with expect_error(error):
+def test_what_cannot_be_run_is_rejected_before_any_row(
+    section, error, key, scenes_config, tmp_path
+) -> None:
+    with expect_error(error, key=key):
         run(config_of({**scenes_config, **section}, tmp_path / "out"), QUIET)
     assert list(tmp_path.iterdir()) == []

@@ -295,7 +295,7 @@ def test_the_kind_of_input_follows_from_the_path(tmp_path: Path) -> None:
     config = load_config(None, [f"input.path={tmp_path / 'a.tsv'}"])
     assert config.input.kind == "csv"
     assert RunConfig(input={"path": str(tmp_path / "a.tsv")}) == config
-    with expect_error(InputError):
+    with expect_error(InputError, key="input.path"):
         load_config(None, [f"input.path={tmp_path / 'none.xyz'}"])
 
 

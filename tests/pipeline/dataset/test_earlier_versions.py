@@ -18,13 +18,23 @@ from phrasebox.pipeline.dataset.reviews import Review, append_review, read_revie
 from phrasebox.pipeline.dataset.signature import is_own, sign
 from phrasebox.pipeline.dataset.validate import validate
 from phrasebox.pipeline.output import manifest
+from phrasebox.pipeline.output.merge import merge
 from phrasebox.pipeline.output.repair import repair
 from phrasebox.stages.contract import schema_versions
 from phrasebox.stages.contract.errors import InputError, SchemaError
 from phrasebox.stages.contract.schema import DATASET_FIELDS, OPTIONAL_FIELDS
 from phrasebox.stages.contract.schema_versions import MANIFEST, ROWS
 from phrasebox.stages.files.shards import origin_of, with_origin
-from tests.build.datasets import Json, change_manifest, copy_of, list_shards, manifest_of, shards_of
+from tests.build.datasets import (
+    Json,
+    change_manifest,
+    change_rows,
+    copy_of,
+    list_shards,
+    manifest_of,
+    rows_of,
+    shards_of,
+)
 from tests.build.files import read_lines, write_json, write_lines
 from tests.build.readings import draw_images, read_everywhere
 from tests.messages import assert_message, expect_error
@@ -146,6 +156,86 @@ def test_a_lost_manifest_of_the_version_before_is_made_again(
     assert open_dataset(before).manifest["config"] == config
     examples = open_dataset(before).manifest["caption_doubt"]["examples"]
     assert ["000002.jpg", "a yellow bus and a brown bear"] in examples
+
+
+def part_of(dataset: Path, number: int, folder: Path) -> Path:
+    """A shard of a dataset of today, as if the input had been run in parts of a shard each."""
+    part = copy_of(dataset, folder)
+    for path in shards_of(part):
+        if path.name != f"{number - 1:05d}.parquet":
+            path.unlink()
+    for log in part.glob("*.jsonl") if number > 1 else ():
+        log.unlink()
+    rows = rows_of(part)
+
+    def change(manifest: Json) -> None:
+        manifest["config"]["input"]["part"] = f"{number}/2"
+        manifest["counts"] |= {"read": len(rows), "written": len(rows)}
+
+    change_manifest(part, change)
+    list_shards(part)
+    return part
+
+
+def give_id(row: Json, number: int) -> None:
+    row["id"] = number
+    for region in (*row["annotations"], *row["absent"]):
+        region["image_id"] = number
+
+
+@pytest.fixture
+def parts(today: Path, tmp_path: Path) -> list[Path]:
+    return [part_of(today, number, tmp_path / f"part {number}") for number in (1, 2)]
+
+
+@pytest.mark.parametrize("has_collision", [False, True])
+def test_parts_of_the_version_before_are_merged(
+    has_collision: bool,
+    today: Path,
+    parts: list[Path],
+    next_version: Callable[[], None],
+    tmp_path: Path,
+) -> None:
+    images = draw_images(tmp_path / "images", today)
+    expected = read_everywhere(today, images, tmp_path / "coco of today")
+    if has_collision:  # of an image of the second part with one of the first
+        change_rows(shards_of(parts[1])[0], lambda rows: give_id(rows[0], expected["rows"][0]["id"]))
+    for part in parts:
+        write_before(part)
+        change_manifest(part, lambda manifest: manifest["run"].update(phrasebox_version="0.0.9"))
+    next_version()
+    merge(parts, tmp_path / "out")
+    reading = read_everywhere(tmp_path / "out", images, tmp_path / "coco of before")
+    assert reading == expected
+    merged = manifest_of(tmp_path / "out")
+    assert merged["schema_version"] == 2
+    before = {"phrasebox_version": "0.0.9", "schema_version": 1}
+    assert merged["run"] | before == merged["run"], "so that it gets no rows of another version"
+    assert merge(parts, tmp_path / "out") is None, "a second time there is nothing to do"
+
+
+def test_parts_of_two_versions_are_refused_in_one_line(
+    parts: list[Path], next_version: Callable[[], None], tmp_path: Path
+) -> None:
+    """Their rows may differ, whatever their columns are."""
+
+    later = {"schema_version": 2, "phrasebox_version": "0.2.0"}
+    write_before(parts[0])
+    for path in shards_of(parts[1]):
+        origin = {**origin_of(path), **later}
+        pq.write_table(with_origin(pq.read_table(path), json.dumps(origin)), path)
+    change_manifest(parts[1], lambda manifest: manifest["run"].update(later), **later)
+    list_shards(parts[1])
+    next_version()
+    with expect_error(InputError):
+        merge(parts, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_parts_of_a_patch_release_are_merged(parts: list[Path], tmp_path: Path) -> None:
+    change_manifest(parts[1], lambda manifest: manifest["run"].update(phrasebox_version="0.1.9"))
+    assert merge(parts, tmp_path / "out") is not None
+    assert len(open_dataset(tmp_path / "out")) == 5
 
 
 def test_a_dataset_of_a_later_version_is_refused_and_stays_as_it_is(today: Path) -> None:

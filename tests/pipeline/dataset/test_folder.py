@@ -98,9 +98,9 @@ def test_regions_in_rows_of_their_own(folder: Path) -> None:
     chosen = [r["id"] for r in plain if r["mark"] == "good" and r["score"] >= np.float32(0.3)]
     assert dataset.regions("mark = 'good'", ["id"], min_score=0.3)["id"].to_pylist() == chosen
     assert dataset.regions("score > 2", ["phrase"]).to_pydict() == {"phrase": []}
-    with expect_error(ConfigError):
+    with expect_error(ConfigError, key="columns"):
         dataset.regions(columns=["fraze"])
-    with expect_error(ConfigError):
+    with expect_error(ConfigError, key="where"):
         dataset.regions("hed = 'dog'")
 
 

@@ -106,7 +106,7 @@ def test_a_stranger_names_no_folder(folder: Path) -> None:
     source = {"kind": "jsonl", "path": "/gone/a.jsonl", "image_root": str(folder)}
     for path in (folder, folder / "images"):
         stranger = Dataset(path=path, manifest={}, run={"config": {"input": source}}, shards=())
-        with expect_error(ConfigError):
+        with expect_error(ConfigError, key="image_root"):
             ImageSource(stranger).check()
         assert fault(ImageSource(stranger), "secret.jpg")[0] == "missing_image"
         named = ImageSource(stranger, str(folder))

@@ -71,7 +71,7 @@ def test_rows_by_image_id(index: Index, rows: list[Json]) -> None:
 def test_what_is_no_condition(index: Index) -> None:
     """Whether something stands before it or not; nothing is found meanwhile."""
     for where, phrase in (("true) OR (true", ""), ("true) OR (true", "man"), ("row < 3", "")):
-        with expect_error(ConfigError):
+        with expect_error(ConfigError, key="where"):
             index.count(Search(where=where, phrase=phrase))
 
 
@@ -86,7 +86,7 @@ def test_a_condition_that_fails_while_it_runs(where: str, index: Index, monkeypa
     """Is given up, and the next search is answered."""
     monkeypatch.setattr(index_module, "QUERY_SECONDS", 0.2)
     index.check(Search(where=where))
-    with expect_error(ConfigError):
+    with expect_error(ConfigError, key=("", "where")):
         index.count(Search(where=where))
     monkeypatch.undo()
     assert index.count(Search()) == 500

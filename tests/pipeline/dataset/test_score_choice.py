@@ -54,15 +54,15 @@ def test_a_precision_is_that_of_the_regions_that_fulfil_the_rest(
 
 
 def test_what_cannot_be_chosen(ranked: Dataset, calibrated: Dataset, tmp_path: Path) -> None:
-    with expect_error(ConfigError):
+    with expect_error(ConfigError, key="precision"):
         ranked.regions(precision=0.7)
-    with expect_error(ConfigError):
+    with expect_error(ConfigError, key="precision"):
         calibrated.regions(precision=1.0)
-    with expect_error(ConfigError):
+    with expect_error(ConfigError, key="precision"):
         calibrated.regions("head = 'dog'", precision=1.0)
     unfinished = copy_of(Path(str(ranked.path)), tmp_path)
     (unfinished / "dataset.json").unlink()
-    with expect_error(ConfigError):
+    with expect_error(ConfigError, key="precision"):
         open_any_dataset(unfinished).regions(precision=0.7)
 
 
@@ -80,10 +80,10 @@ def test_what_cannot_be_chosen(ranked: Dataset, calibrated: Dataset, tmp_path: P
     ids=str,
 )
 def test_a_choice_that_is_none(values: Json) -> None:
-    with expect_error(ConfigError):
+    with expect_error(ConfigError, key=tuple(values)):
         RegionChoice(**values)
 
 
 def test_a_condition_stays_within_its_brackets(ranked: Dataset) -> None:
-    with expect_error(ConfigError):
+    with expect_error(ConfigError, key="where"):
         ranked.regions("true) OR (true", max_area=0.5)

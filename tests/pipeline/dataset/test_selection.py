@@ -71,7 +71,7 @@ def test_what_is_no_condition(name: str, tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("where", ["phrase::INTEGER > 3", "phrase"])
 def test_a_condition_that_fails_on_a_value(where: str, table: Any) -> None:
-    with expect_error(ConfigError):
+    with expect_error(ConfigError, key="where"):
         Selector(Selection(where=where)).choose(table)
 
 

@@ -242,9 +242,9 @@ def test_a_users_templates_replace_those_of_the_style(dataset: Path, tmp_path: P
     )
     for text in ("describe: ['{box} {it}']", "ground: ['<image> {caption}']", "- x"):
         mine.write_text(text)
-        with expect_error(ConfigError):
+        with expect_error(ConfigError, key="templates"):
             exported("chat", dataset, tmp_path / "no", {"templates": str(mine)})
-    with expect_error(ConfigError):
+    with expect_error(ConfigError, key="tasks"):
         exported("chat", dataset, tmp_path / "no", {"style": "molmo", "tasks": ["describe"]})
     assert not (tmp_path / "no").exists()
 

@@ -59,7 +59,7 @@ def test_images_may_have_the_ids_of_their_samples(tmp_path: Path) -> None:
         record = Maker().record(name, "a car", ("car", (3, 4, 10, 12)))
         dataset = finished(tmp_path / name / "dataset", [record])
         is_id = name == "139"
-        with nullcontext() if is_id else expect_error(ConfigError):
+        with nullcontext() if is_id else expect_error(ConfigError, key="ids"):
             out, _ = exported("coco", dataset, tmp_path / name / "out", {"ids": "source"})
             assert read_json(out / INSTANCES)["images"][0]["id"] == 139
 

@@ -77,7 +77,7 @@ def test_every_format_has_each_region_of_each_thing_once_or_rejects_things(
         usual = 5
     assert (report.regions.total(), report.notes[JOINED_MENTIONS]) == (usual, mentions)
     if not EXPORTERS[name].takes_groups:
-        with expect_error(ConfigError):
+        with expect_error(ConfigError, key="per"):
             exported(name, dataset, tmp_path / "out", per="group")
         assert not (tmp_path / "out").exists()
         return
@@ -140,7 +140,7 @@ def test_yolo_names_synonyms(tmp_path: Path) -> None:
     assert report.notes[SLASHES] == 2
     out, _ = exported("yolo", dataset, tmp_path / "plain", {"classes": "phrase"})
     assert "kid" not in (out / "data.yaml").read_text()
-    with expect_error(ConfigError):
+    with expect_error(ConfigError, key="per"):
         exported("yolo", dataset, tmp_path / "mentions", settings, per="phrase")
 
 

@@ -94,7 +94,7 @@ def test_the_repository_is_private_and_holds_the_export(dataset: Path, hub: Hub,
 def test_other_repositories_stay_as_they_are(repository, options, dataset, hub, tmp_path) -> None:
     hub.repositories[NAME] = repository
     before = dict(repository.files)
-    with expect_error(ConfigError):
+    with expect_error(ConfigError, key="--push"):
         raise pushed(dataset, *options).exception
     assert (repository.files, repository.commits, list(tmp_path.iterdir())) == (before, [], [])
 
@@ -115,13 +115,13 @@ def test_faults_say_what_to_do(
 ) -> None:
     for name in ("regions", "a/b/c", "house/two words"):
         assert isinstance(pushed(dataset, name=name).exception, ConfigError), name
-    with expect_error(ConfigError):
+    with expect_error(ConfigError, key="--push"):
         raise pushed(dataset, "--format", "coco").exception
     hub.broken = "/commit/"
-    with expect_error(OutputError):
+    with expect_error(OutputError, key="--push"):
         raise pushed(dataset).exception
     assert (tmp_path / "regions" / MARK).is_file(), "the export is kept"
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
-    with expect_error(OutputError):
+    with expect_error(OutputError, key="--push"):
         raise pushed(dataset, name="house/x").exception
     assert not (tmp_path / "x").exists()

@@ -81,7 +81,7 @@ def test_pairs_are_exhaustive_where_somebody_looked(dataset: Path, tmp_path: Pat
     """Without an exhaustive pair the evaluator fails; without a negative one, cgF1 is 0 for every model."""
     marked = copy_of(dataset, tmp_path)
     append_marks(marked, {"car": "bad"})
-    with expect_error(ConfigError):
+    with expect_error(ConfigError, key="exhaustive"):
         pairs_of(marked, tmp_path / "nobody")
     append_marks(marked, {"car": "good", "dogs": "bad", "lamp": "good"})
     truth, report = pairs_of(marked, tmp_path / "out")

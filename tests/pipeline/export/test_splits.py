@@ -67,5 +67,5 @@ def test_the_split_of_an_id_is_part_of_the_contract() -> None:
     ],
 )
 def test_what_is_no_split(text: str) -> None:
-    with expect_error(ConfigError):
+    with expect_error(ConfigError, key="split"):
         parse_splits(text)

@@ -24,7 +24,7 @@ def test_it_appears_when_it_is_finished_and_else_the_old_one_stays(tmp_path: Pat
     out.mkdir(parents=True)
     write(out, "old")
     assert (out / "images" / "ö 7.jpg").read_bytes() == b"7"
-    with expect_error(ConfigError):
+    with expect_error(ConfigError, key="out"):
         write(out, "new")
     for is_finished, text in ((False, "old"), (True, "new")):
         with export_folder(out, overwrite=True) as folder:
@@ -45,7 +45,7 @@ def test_what_no_export_wrote_is_not_deleted(stranger: str, tmp_path: Path) -> N
     elsewhere.mkdir()
     (out / stranger).parent.mkdir(parents=True, exist_ok=True)
     (out / stranger).symlink_to(elsewhere) if "link" in stranger else (out / stranger).write_text("mine")
-    with expect_error(ConfigError):
+    with expect_error(ConfigError, key="out"):
         write(out, overwrite=True)
     assert (out / stranger).exists()
 
@@ -56,7 +56,7 @@ def test_what_was_edited_by_hand_is_not_deleted(name: str, tmp_path: Path) -> No
     write(out, "old")
     (out / name).write_text("OLD" if name == "a/b.txt" else "another image")
     before = (out / name).read_bytes()
-    with expect_error(ConfigError):
+    with expect_error(ConfigError, key="out"):
         write(out, overwrite=True)
     assert (out / name).read_bytes() == before
 
@@ -69,12 +69,12 @@ def test_an_export_of_a_version_before_is_replaced(tmp_path: Path) -> None:
     write(out, "new", overwrite=True)
     assert (out / "a/b.txt").read_text() == "new"
     (out / MARK).write_text(json.dumps({"format": "test", "names": names + 1}))
-    with expect_error(ConfigError):
+    with expect_error(ConfigError, key="out"):
         write(out, "new", overwrite=True)
 
 
 def test_the_root_is_no_export() -> None:
-    with expect_error(ConfigError):
+    with expect_error(ConfigError, key="out"):
         write(Path("/"))
 
 
@@ -110,7 +110,7 @@ def test_a_folder_without_a_mark_or_with_one_that_says_nothing_stays(
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / name).write_text(content)
     for overwrite in (False, True):
-        with expect_error(ConfigError):
+        with expect_error(ConfigError, key="out"):
             write(tmp_path / "out", overwrite=overwrite)
     assert (tmp_path / "out" / name).read_text() == content
 
@@ -129,7 +129,7 @@ def test_other_places_are_rejected(out: str, tmp_path: Path, monkeypatch: pytest
     Path("file").write_text("mine")
     Path("folder").mkdir()
     Path("link").symlink_to("folder")
-    with expect_error(ConfigError):
+    with expect_error(ConfigError, key="out"):
         write(Path(out), overwrite=True)
     assert Path("file").read_text() == "mine"
 
@@ -148,6 +148,6 @@ def test_two_exports_at_once_are_rejected(tmp_path: Path) -> None:
     left.mkdir()
     with (left / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with expect_error(ConfigError):
+        with expect_error(ConfigError, key="out"):
             write(tmp_path / "out")
     assert left.is_dir()

@@ -41,9 +41,9 @@ def test_a_choice_is_the_streams_also_after_pickling(folder: Path) -> None:
     dataset = RegionDataset(folder, Contents(images=False, tokenizer=letters), **choice)
     assert given(dataset) == given(RegionStream(folder, NO_IMAGES, **choice))
     assert given(pickle.loads(pickle.dumps(dataset))) == given(dataset)
-    with expect_error(ConfigError):
+    with expect_error(ConfigError, key="min_scor"):
         RegionDataset(folder, NO_IMAGES, min_scor=0.4)
-    with expect_error(ConfigError):
+    with expect_error(ConfigError, key="shuffle"):
         RegionDataset(folder, NO_IMAGES, shuffle=False)
 
 

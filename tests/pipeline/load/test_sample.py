@@ -91,7 +91,7 @@ def test_each_phrase_is_tokenised_once(folder: Path) -> None:
     phrases = {phrase for sample in [*stream, *stream] for phrase in sample["phrases"]}
     assert sorted(requests) == sorted(phrases)
     floats = Contents(images=False, tokenizer=lambda texts: torch.zeros(len(texts), 3))
-    with expect_error(ConfigError):
+    with expect_error(ConfigError, key="tokenizer"):
         next(iter(RegionStream(folder, floats)))
 
 
@@ -115,7 +115,7 @@ def test_a_strangers_dataset_decides_no_folder(
     )
     root = str(scenes_folder / "images")
     for loader in (RegionDataset, RegionStream):
-        with expect_error(ConfigError):
+        with expect_error(ConfigError, key="image_root"):
             loader(dataset, on_bad_image="skip")
         sample = next(iter(loader(dataset, Contents(image_root=root))))
         assert sample["image"].shape[0] == 3
@@ -152,5 +152,5 @@ def test_an_image_of_another_size_is_a_fault(inline_dataset: Path, tmp_path: Pat
     ],
 )
 def test_contents_that_cannot_be(options: Json) -> None:
-    with expect_error(ConfigError):
+    with expect_error(ConfigError, key=("grid_hw.0", *options)):
         Contents(**options)

@@ -38,6 +38,9 @@ REFUSED: dict[str, Json] = {
 }
 """Name -> sections of the configuration."""
 
+KEYS = {"input": "input.path", "images": "input.image_root", "weights": ""}
+"""Name -> the key that the refusal is about."""
+
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_refused_deletes_nothing(name: str, captions: Path, finished: Path, monkeypatch) -> None:
@@ -49,7 +52,7 @@ def test_what_is_refused_deletes_nothing(name: str, captions: Path, finished: Pa
     )
     filled = json.loads(json.dumps(REFUSED[name]).replace("{}", str(captions.parent)))
     before = content(finished)
-    with expect_error(InputError, WeightsError):
+    with expect_error(InputError, WeightsError, key=KEYS[name]):
         run_light(light_config(captions, finished, **filled), fresh=True)
     assert content(finished) == before
 

@@ -116,7 +116,7 @@ def test_a_run_goes_on_in_any_precision_until_one_is_decided(captions: Path, tmp
         folder.start(folder.claim(identity_of(undecided, "for fp32")))
         assert folder.claim(identity_of(decided, "for bf16")).state == "started"
         folder.store_decisions(identity_of(decided, "for bf16"), Decisions())
-        with expect_error(ResumeError):
+        with expect_error(ResumeError, key="output.path"):
             folder.claim(identity_of(light_config(captions, tmp_path / "out"), "for bf16"))
 
 

@@ -319,7 +319,7 @@ def test_a_lost_mark_of_an_unfinished_run_is_made_again(text, captions, unfinish
 
 def test_a_run_that_the_shards_name_is_not_joined_by_another(captions, finished) -> None:
     (finished / "dataset.json").unlink()
-    with expect_error(ResumeError):
+    with expect_error(ResumeError, key="output.path"):
         run_light(light_config(captions, finished, phrases={"max_phrases": 3}))
 
 

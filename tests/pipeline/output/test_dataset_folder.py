@@ -117,7 +117,7 @@ def test_new_then_started_then_complete(folder: DatasetFolder) -> None:
     failures = {"bad_image": 1, "missing_image": 1}
     counts = {"read": 9, "written": 9, "phrases": 12, "regions": 9, "categories": 2, "files": 3}
     assert manifest["counts"].items() >= {**counts, "failed": 2, "failed_by_reason": failures}.items()
-    with expect_error(ResumeError):
+    with expect_error(ResumeError, key="output.path"):
         begin(folder, phrases={"max_phrases": 3})
 
 
@@ -184,7 +184,7 @@ def test_files_that_no_run_explains_are_neither_touched_nor_joined(name, fresh, 
     """A folder named by mistake, say that of the user's own project, loses nothing."""
     (folder.path / name).parent.mkdir(exist_ok=True)
     (folder.path / name).write_text('{"name": "mine"}')
-    with expect_error(ResumeError):
+    with expect_error(ResumeError, key="output.path"):
         begin(folder, fresh=fresh)
     assert (folder.path / name).read_text() == '{"name": "mine"}'
 
@@ -237,7 +237,7 @@ def test_two_runs_at_once_are_refused(tmp_path: Path) -> None:
     first = DatasetFolder(tmp_path / "out")
     second = DatasetFolder(tmp_path / "out")
     with first.locked():
-        with expect_error(ResumeError), second.locked():
+        with expect_error(ResumeError, key="output.path"), second.locked():
             pass
         with DatasetFolder(tmp_path / "other").locked():
             pass
@@ -268,7 +268,7 @@ def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert DatasetFolder(Path("~/out")).path == DatasetFolder(Path("out")).path == tmp_path / "out"
     (tmp_path / "file").touch()
     inside = DatasetFolder(tmp_path / "file" / "out")
-    with expect_error(ConfigError), inside.locked():
+    with expect_error(ConfigError, key="output.path"), inside.locked():
         pass
 
 

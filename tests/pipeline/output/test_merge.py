@@ -24,7 +24,7 @@ from phrasebox.pipeline.output import ids
 from phrasebox.pipeline.output.merge import merge
 from phrasebox.pipeline.output.previous_run import read_previous_run
 from phrasebox.pipeline.run.run import run
-from phrasebox.stages.contract.errors import InputError, PhraseboxError, ResumeError
+from phrasebox.stages.contract.errors import InputError, ResumeError
 from tests.build.cases import cases
 from tests.build.datasets import Json, change_manifest, list_shards, shards_of
 from tests.build.files import write_json
@@ -146,7 +146,7 @@ def test_what_is_no_whole_is_rejected_by_name(change, chosen, parts, tmp_path) -
     copies = [Path(shutil.copytree(one, tmp_path / one.name)) for one in parts]
     if change is not None:
         change(copies[1])
-    with expect_error(PhraseboxError):
+    with expect_error(InputError):
         merge([copies[number - 1] for number in chosen], tmp_path / "out")
     assert not (tmp_path / "out/dataset.json").exists()
 

@@ -58,6 +58,6 @@ def test_no_model_is_loaded(state: str, change: Callable[[Path], None], tmp_path
         pytest.fail("the model would be loaded")
 
     before = content(out)
-    with resolved_by(resolver), expect_error(ResumeError):
+    with resolved_by(resolver), expect_error(ResumeError, key=("", "output.path")):
         run(config, Console(quiet=True))
     assert content(out) == before

@@ -63,5 +63,5 @@ def test_only_what_no_model_decides_is_compared_without_one(tmp_path: Path) -> N
         "explain.kind=grad_cam",
         "phrases.max_phrases=9",
     ):
-        with expect_error(ResumeError):
+        with expect_error(ResumeError, key="output.path"):
             check(setting)

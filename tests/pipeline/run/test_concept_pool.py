@@ -37,7 +37,7 @@ def test_a_pool_has_the_phrases_of_most_images_with_their_head_nouns(tmp_path: P
     assert pool == {"two dogs": "dog", "house": "house", "red car": "car", "road": "road"}
     assert [*pool_of(path, most=2)] == ["two dogs", "house"]
     write_lines(path, [{"image": "0.jpg", "captions": ["and so on"]}])
-    with expect_error(InputError):
+    with expect_error(InputError, key="source.concepts"):
         pool_of(path)
 
 
@@ -54,7 +54,7 @@ def test_captions_that_cannot_be_used_count_for_nothing_and_progress_is_shown(
     assert pool_of(path, show_step=lambda *step: steps.append(step[1:])) == {"cat": "cat", "dog": "dog"}
     assert steps == [(), (2, 5), (4, 5), (5, 5)]
     write_lines(path, [{"image": "0.jpg", "captions": []}])
-    with expect_error(InputError):
+    with expect_error(InputError, key="source.concepts"):
         pool_of(path)
 
 
@@ -75,7 +75,7 @@ def test_settings_are_checked_before_captions_are_parsed(scenes_config: Json, tm
         with pytest.raises(ConfigError) as caught:
             run(check({**values, "regions": regions}, RunConfig))
         assert caught.value.key == key
-    with expect_error(InputError):
+    with expect_error(InputError, key="source.concepts"):
         run(check(values, RunConfig))
     assert not (tmp_path / "out").exists()
 

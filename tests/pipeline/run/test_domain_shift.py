@@ -286,7 +286,7 @@ def test_captions_and_pictures_may_both_be_other_ones(drawn: Path, tmp_path: Pat
 @pytest.mark.parametrize("captions", ["five", [{"captions": 5}], [{**FIVE, "mentions": "many"}]])
 def test_a_calibration_that_garbles_its_captions_is_refused(captions: object) -> None:
     content = captioned(bundled("demo", "guided"), captions).to_json()
-    with expect_error(ConfigError):
+    with expect_error(ConfigError, key="regions.calibration"):
         calibration_of(content, "garbled.json")
 
 

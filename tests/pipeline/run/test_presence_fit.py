@@ -211,7 +211,7 @@ def test_calibrate_without_truth_fits_presence_alone(few, whole, scenes, tmp_pat
     steps = build_steps(uncalibrated(scenes, tmp_path / "out", regions=other))
     assert not steps.is_calibrated
     assert steps.model_stage.presence is not None
-    with expect_error(ConfigError):
+    with expect_error(ConfigError, key="regions.calibration"):
         build_steps(uncalibrated(scenes, tmp_path / "out", regions=other, explain={"blocks": 2}))
     monkeypatch.setattr(presence_fit, "FEWEST_PHRASES", 100_000)
     for options, message in (

@@ -154,7 +154,7 @@ def test_it_listens_elsewhere_when_asked_to_and_says_so(
 def test_a_port_that_is_taken_is_said(viewed: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with expect_error(ConfigError):
+        with expect_error(ConfigError, key="port"):
             serve(
                 Viewer(viewed),
                 Console(quiet=True),

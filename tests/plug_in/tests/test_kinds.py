@@ -6,9 +6,10 @@ from pathlib import Path
 from phrasebox_bright.explainer import Bright
 from phrasebox_bright.exporter import BoxLines
 from phrasebox_bright.reader import BarsReader
+from phrasebox_bright.recipe import Near
 from phrasebox_bright.source import Middle
 
-from phrasebox.testing import check_explainer, check_exporter, check_reader, check_source
+from phrasebox.testing import check_explainer, check_exporter, check_reader, check_recipe, check_source
 
 
 def test_explainer() -> None:
@@ -31,3 +32,7 @@ def test_exporter() -> None:
         return [json.loads(line)["boxes"] for line in lines]
 
     check_exporter(BoxLines, read_boxes)
+
+
+def test_recipe() -> None:
+    check_recipe(Near)

@@ -74,7 +74,7 @@ def test_the_tokens_are_those_before_the_block_at_the_depth(kind: str) -> None:
 
 
 def test_a_block_that_is_explained_is_refused() -> None:
-    with expect_error(ConfigError):
+    with expect_error(ConfigError, key="explain.affinity_depth"):
         make_explainer("grad_eclip", blocks=2, affinity="propagation", affinity_depth=1)
 
 

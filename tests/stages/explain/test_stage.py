@@ -184,14 +184,14 @@ def test_a_gpu_gets_several_batches_a_call_and_a_cpu_what_it_got(
 
 
 def test_setup_says_what_is_wrong(model: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    with expect_error(WeightsError):
+    with expect_error(WeightsError, key="model.weights"):
         set_up(model.model_copy(update={"weights": Path("none.safetensors")}))
-    with expect_error(ConfigError):
+    with expect_error(ConfigError, key="explain.blocks"):
         set_up(model, blocks=5)
-    with expect_error(ConfigError):
+    with expect_error(ConfigError, key="model.batch_size"):
         set_up(model, variant="authors")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with expect_error(ResourceError):
+    with expect_error(ResourceError, key="model.device"):
         set_up(model.model_copy(update={"device": "cuda"}))
 
 

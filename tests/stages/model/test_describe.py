@@ -5,7 +5,7 @@ import open_clip
 import pytest
 import torch
 
-from phrasebox.stages.contract.errors import ConfigError, PhraseboxError, WeightsError
+from phrasebox.stages.contract.errors import ConfigError, WeightsError
 from phrasebox.stages.model.config import ModelConfig, ModelDescription
 from phrasebox.stages.model.describe import describe
 from phrasebox.stages.model.tokenizer import tokenizer_of
@@ -33,14 +33,14 @@ from tests.stages.model.saved import save_json, save_model, shapes_of
 def test_models_that_are_not_there_are_named(values: Json, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     save_json(tmp_path)
-    with expect_error(PhraseboxError):
+    with expect_error(ConfigError, WeightsError, key=tuple(f"model.{name}" for name in values)):
         describe(ModelConfig(**values))
 
 
 @pytest.mark.parametrize("content", ["{", "[1, 2]", '{"embed_dim": 3}', '{"model_cfg": {}}'])
 def test_a_json_that_is_no_model_is_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / "odd.json").write_text(content)
-    with expect_error(PhraseboxError):
+    with expect_error(ConfigError, WeightsError, key="model.config"):
         describe(ModelConfig(config=tmp_path / "odd.json", weights=tmp_path / "odd.json"))
 
 
@@ -49,7 +49,7 @@ def test_a_missing_vocabulary_is_named(tmp_path: Path) -> None:
     architecture = tiny_architecture()
     architecture["text_cfg"]["tokenizer_kwargs"] = {"bpe_path": "words.txt.gz"}
     write_json(tmp_path / "tiny.json", architecture)
-    with expect_error(WeightsError):
+    with expect_error(WeightsError, key="model.config"):
         describe(config)
 
 
@@ -100,7 +100,7 @@ def test_tokenizer_options_that_are_not_on_the_list_are_refused(options: Any, tm
     architecture["text_cfg"] |= {"hf_tokenizer_name": "someone/something", "tokenizer_kwargs": options}
     path = tmp_path / "model.json"
     write_json(path, {"model_cfg": architecture})
-    with expect_error(ConfigError):
+    with expect_error(ConfigError, key="model.config"):
         describe(ModelConfig(config=path, weights=path))
 
 

@@ -55,7 +55,7 @@ def test_a_wanted_gpu_that_is_not_seen_is_an_error_with_its_reason(version, erro
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "init", init)
     monkeypatch.setattr(torch, "__version__", version)
-    with expect_error(ResourceError):
+    with expect_error(ResourceError, key="model.device"):
         pick_device("cuda")
 
 

@@ -158,7 +158,7 @@ def test_a_vocabulary_that_the_hub_does_not_have_is_an_error_of_the_weights(hub:
     """A run downloads it with the weights, before any worker starts."""
     text = {"context_length": 12, "hf_tokenizer_name": "house/words"}
     factory._MODEL_CONFIGS["tiny"] = {**tiny_architecture(), "text_cfg": text}
-    with expect_error(WeightsError):
+    with expect_error(WeightsError, key="model.weights"):
         load.fetch(describe(ModelConfig(name="tiny/one")), lambda _: None)
 
 

@@ -100,10 +100,10 @@ def test_weights_are_refused_before_any_work(tmp_path: Path) -> None:
         {"a": torch.ones(1), **{k: v for k, v in state.items() if "ln_1" not in k}}, tmp_path / "other.pt"
     )
     for file in ("cut.safetensors", "odd.pt", "other.pt"):
-        with expect_error(WeightsError):
+        with expect_error(WeightsError, key="model.weights"):
             describe(config.model_copy(update={"weights": tmp_path / file}))
     save_json(tmp_path, layers=4)
-    with expect_error(WeightsError):
+    with expect_error(WeightsError, key="model.weights"):
         load_model(config)
 
 
@@ -123,7 +123,7 @@ def test_weights_are_refused_before_any_work(tmp_path: Path) -> None:
 def test_a_model_file_that_makes_no_sense(architecture: Json, tmp_path: Path) -> None:
     _, config = save_model(tmp_path)
     write_json(tmp_path / "tiny.json", {"model_cfg": architecture})
-    with expect_error(ConfigError):
+    with expect_error(ConfigError, key="model.config"):
         describe(config)
 
 
@@ -148,14 +148,14 @@ def test_text_towers_of_hugging_face_need_a_package(
 ) -> None:
     monkeypatch.setattr("phrasebox.stages.model.module.find_spec", lambda name: None)
     (tmp_path / "weights.pt").touch()
-    with expect_error(ConfigError):
+    with expect_error(ConfigError, key="model.name"):
         describe(ModelConfig(name="nllb-clip-base", weights=tmp_path / "weights.pt"))
 
 
 @pytest.mark.parametrize("name", ["coca_ViT-B-32", "vit_relpos_medium_patch16_cls_224"])
 def test_other_towers_of_open_clip_are_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / "weights.pt").touch()
-    with expect_error(ConfigError):
+    with expect_error(ConfigError, key="model.name"):
         describe(ModelConfig(name=name, weights=tmp_path / "weights.pt"))
 
 
@@ -174,7 +174,7 @@ def test_other_towers_of_open_clip_are_refused(name: str, tmp_path: Path) -> Non
 )
 def test_tower_options_that_change_the_formula_are_rejected(vision: Json, tmp_path) -> None:
     path = save_json(tmp_path, **vision)
-    with expect_error(ConfigError):
+    with expect_error(ConfigError, key="model.config"):
         describe(ModelConfig(config=path, weights=path))
 
 

@@ -110,19 +110,19 @@ def test_what_is_no_segmenter_is_rejected(what: str, sam: Path, tmp_path: Path) 
     folder = shutil.copytree(sam, tmp_path / "copy")
     change(folder, what)
     config = SegmenterConfig(model=str(folder))
-    with expect_error(WeightsError):
+    with expect_error(WeightsError, key="regions.sam.model"):
         load_segmenter(config, "cpu")
     if what not in ("cut", "other"):
-        with expect_error(ConfigError, WeightsError):
+        with expect_error(ConfigError, WeightsError, key="regions.sam.model"):
             usable_segmenter(config)
 
 
 def test_a_segmenter_has_to_be_named_and_its_extra_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     for model in (None, "a b/c"):
-        with expect_error(ConfigError):
+        with expect_error(ConfigError, key="regions.sam.model"):
             usable_segmenter(SegmenterConfig(model=model))
     monkeypatch.setattr("phrasebox.stages.model.hugging_face.find_spec", lambda _: None)
-    with expect_error(ConfigError):
+    with expect_error(ConfigError, key="regions.sam.model"):
         usable_segmenter(SegmenterConfig(model="facebook/sam-vit-base"))
 
 

@@ -40,15 +40,15 @@ def test_numpy_multiplies_matrices_where_it_has_one_thread(openblas, openmp, exp
 
 
 def test_a_pipeline_that_cannot_be_used_is_rejected(tmp_path, monkeypatch):
-    with expect_error(ConfigError):
+    with expect_error(ConfigError, key="phrases.spacy_model"):
         load_pipeline("en_core_web_xxl")
     blank = spacy.blank("en")
     blank.to_disk(tmp_path)
-    with expect_error(ConfigError):
+    with expect_error(ConfigError, key="phrases.spacy_model"):
         load_pipeline(str(tmp_path))
     for part in ("tagger", "parser", "lemmatizer"):
         blank.add_pipe(part)
     blank.vocab.get_noun_chunks = None  # as for the languages that spaCy has no rules for
     monkeypatch.setattr(spacy, "load", lambda name, **options: blank)
-    with expect_error(ConfigError):
+    with expect_error(ConfigError, key="phrases.spacy_model"):
         load_pipeline("any")

@@ -104,10 +104,10 @@ def test_a_file_that_is_gone_or_another_is_an_error(tmp_path: Path) -> None:
     path = written(tmp_path / "phrases.jsonl", "A red car", "A blue car")
     phrases = PrecomputedPhrases.read(path)
     written(path, "A blue car", "A red car")
-    with expect_error(InputError):
+    with expect_error(InputError, key="input.phrases"):
         phrases.of("A red car")
     path.unlink()
-    with expect_error(InputError):
+    with expect_error(InputError, key="input.phrases"):
         phrases.of("A red car")
-    with expect_error(InputError):
+    with expect_error(InputError, key="input.phrases"):
         PrecomputedPhrases.read(path)

@@ -77,7 +77,7 @@ def test_lists_keep_their_order_and_name_no_file_twice(tree: Path) -> None:
 def test_nothing_found_says_what_was_looked_for(tree: Path, path: str) -> None:
     (tree / "sub" / "c.x").unlink()
     (tree / "sub" / "d.X").unlink()
-    with expect_error(InputError, ConfigError):
+    with expect_error(InputError, ConfigError, key=("", "input.path")):
         find_files(f"{tree}/{path}" if path else "", (".x", ".xx"))
 
 

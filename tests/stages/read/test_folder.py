@@ -58,7 +58,7 @@ def test_every_file_is_in_a_row(tmp_path: Path) -> None:
 )
 def test_folders_without_a_pair_are_rejected(files: dict[str, bytes], tmp_path: Path) -> None:
     path = write(tmp_path, files)
-    with expect_error(InputError):
+    with expect_error(InputError, key="input.path"):
         reader_of(kind="folder", path=path).pieces()
 
 

@@ -80,5 +80,5 @@ def test_what_is_of_no_kind_is_rejected(path: Any, tmp_path: Path, monkeypatch: 
         (tmp_path / name).touch()
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path)
-    with expect_error(InputError):
+    with expect_error(InputError, key=("", "input.path")):
         guess_kind(path)

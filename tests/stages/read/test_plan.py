@@ -20,7 +20,7 @@ def test_an_input_whose_first_images_do_not_exist_is_rejected(tmp_path: Path) ->
     (tmp_path / "pictures" / "sub" / "25.jpg").touch()  # beyond the first
     rows = [{"image": f"sub/{number}.jpg", "caption": "a cat"} for number in range(30)]
     reader = reader_of_rows(tmp_path, rows, image_root=f"{tmp_path}/pictures")
-    with expect_error(InputError):
+    with expect_error(InputError, key="input.image_root"):
         plan_pieces(reader)
     (tmp_path / "pictures" / "sub" / "19.jpg").touch()
     assert plan_pieces(reader) == reader.pieces()
@@ -28,14 +28,14 @@ def test_an_input_whose_first_images_do_not_exist_is_rejected(tmp_path: Path) ->
 
 def test_a_single_image_that_does_not_exist_is_rejected(tmp_path: Path) -> None:
     """Rows with an error of their own do not count."""
-    with expect_error(InputError):
+    with expect_error(InputError, key="input.image_root"):
         plan_pieces(reader_of_rows(tmp_path, [b"{", {"image": "../x.jpg"}, {"image": "0.jpg"}]))
 
 
 def test_images_behind_a_url_must_be_there_too(tmp_path: Path) -> None:
     rows = [{"image": f"{number}.jpg", "caption": "a cat"} for number in range(3)]
     reader = reader_of_rows(tmp_path, rows, image_root="memory://forgotten")
-    with expect_error(InputError):
+    with expect_error(InputError, key="input.image_root"):
         plan_pieces(reader)
     with fsspec.open("memory://forgotten/2.jpg", "wb") as file:
         file.write(b"")

@@ -44,7 +44,7 @@ def test_an_older_one_is_lifted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_newer_and_a_dropped_one_are_refused(number: str, tmp_path: Path) -> None:
     """Also those with keys that nobody knows yet."""
     other = {**TODAY, "format": f"phrasebox calibration {number}", "later": {}}
-    with expect_error(ConfigError):
+    with expect_error(ConfigError, key="regions.calibration"):
         read_calibration(write_json(tmp_path / "c.json", other))
 
 
@@ -52,5 +52,5 @@ def test_a_newer_and_a_dropped_one_are_refused(number: str, tmp_path: Path) -> N
 def test_what_is_no_object_is_no_calibration(content: str, tmp_path: Path) -> None:
     path = tmp_path / "c.json"
     path.write_text(content, errors="surrogateescape")
-    with expect_error(ConfigError):
+    with expect_error(ConfigError, key="regions.calibration"):
         read_calibration(path)

@@ -97,14 +97,14 @@ def test_what_is_no_calibration_is_refused(change: Json, tmp_path: Path) -> None
     path.write_text(calibration.to_json())
     assert read_calibration(path) == calibration
     write_json(path, {**json.loads(calibration.to_json()), **change})
-    with expect_error(ConfigError):
+    with expect_error(ConfigError, key="regions.calibration"):
         read_calibration(path)
 
 
 def test_a_file_beyond_any_calibration_is_refused_unread(tmp_path: Path) -> None:
     with (tmp_path / "c.json").open("wb") as file:
         file.truncate(MOST_BYTES + 1)
-    with expect_error(ConfigError):
+    with expect_error(ConfigError, key="regions.calibration"):
         read_calibration(tmp_path / "c.json")
-    with expect_error(ConfigError):
+    with expect_error(ConfigError, key="regions.calibration"):
         read_calibration(tmp_path / "gone.json")

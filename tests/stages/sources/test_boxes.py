@@ -111,7 +111,7 @@ def test_what_cannot_be_read_is_told_before_any_work(tmp_path: Path) -> None:
 
     with expect_error(InputError):
         check(truth=tmp_path / "none.json")
-    with expect_error(ConfigError):
+    with expect_error(ConfigError, key="source.truth"):
         check(truth=tmp_path, detections=tmp_path / "results.json")
     damaged = str(write_json(tmp_path / "results.json", [box(1, 1, 1, 2, 2, score=7)]))
     with expect_error(InputError):

@@ -70,5 +70,5 @@ REFUSED = {
 
 @cases("selection", REFUSED)
 def test_what_is_refused_says_what_fits(selection: str) -> None:
-    with expect_error(ConfigError):
+    with expect_error(ConfigError, key="explainers"):
         contenders_of(selection, "class_token", "m")

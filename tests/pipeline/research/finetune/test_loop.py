@@ -191,12 +191,12 @@ def test_outputs_of_frozen_networks_are_computed_once_and_change_no_loss(
     assert log_of(tmp_path / "third")[0]["loss"] != pytest.approx(
         log_of(tmp_path / "first")[0]["loss"], rel=0.01
     )
-    with expect_error(ConfigError):
+    with expect_error(ConfigError, key="frozen_outputs"):
         finetune(config_of(inline_dataset, tmp_path / "fourth", **{**stored, "frozen": frozen[-1:]}))
 
 
 def test_a_tower_without_a_network_stores_no_outputs(inline_dataset: Path, tmp_path: Path) -> None:
-    with expect_error(ConfigError):
+    with expect_error(ConfigError, key="frozen_outputs"):
         finetune(config_of(inline_dataset, tmp_path, frozen_outputs=str(tmp_path / "outputs"), **FROZEN))
     assert not (tmp_path / "outputs").exists()
 
@@ -216,7 +216,7 @@ def test_full_memory_is_one_line_and_a_slash_no_other_dataset(
 
 
 def test_other_settings_and_nothing_to_learn_are_rejected(inline_dataset: Path, tmp_path: Path) -> None:
-    with expect_error(ConfigError):
+    with expect_error(ConfigError, key="frozen"):
         finetune(config_of(inline_dataset, tmp_path, frozen=[""]))
     finetune(config_of(inline_dataset, tmp_path, epochs=0.34))
     with expect_error(ResumeError):

@@ -67,5 +67,5 @@ def test_shuffled_boxes_are_those_of_other_things() -> None:
 
 
 def test_more_images_a_step_than_there_are_is_refused(inline_dataset: Path) -> None:
-    with expect_error(ConfigError):
+    with expect_error(ConfigError, key="batch_size"):
         material(inline_dataset, batch_size=64)

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from phrasebox.stages.contract.errors import PhraseboxError, WeightsError
+from phrasebox.stages.contract.errors import ConfigError, WeightsError
 from phrasebox.stages.model.describe import describe
 from phrasebox.stages.model.tokenizer import tokenizer_of
 from tests.build.files import read_json, write_json
@@ -96,7 +96,7 @@ def test_an_index_names_files_of_its_own_folder_alone(clip_folder: Path) -> None
     (clip_folder / "model-00001-of-00002.safetensors").rename(
         clip_folder.parent / "model-00001-of-00002.safetensors"
     )
-    with expect_error(WeightsError):
+    with expect_error(WeightsError, key="model.checkpoint"):
         describe(config_of(clip_folder))
 
 
@@ -156,7 +156,7 @@ def test_a_checkpoint_of_open_clip_s_trainer(tmp_path: Path) -> None:
         SPEC.std,
     )
     (folder.parent / "params.txt").write_text("model: ViT-B-33\n")
-    with expect_error(WeightsError):
+    with expect_error(WeightsError, key="model.checkpoint"):
         describe(config_of(folder / "epoch_5.pt"))
 
 
@@ -170,7 +170,7 @@ def test_the_trainer_prepares_images_as_its_start_was_trained(tmp_path: Path) ->
 def test_the_architecture_is_not_guessed_from_tensors(tmp_path: Path) -> None:
     """They do not tell the activation, with which everything would be a little wrong and nothing would fail."""
     torch.save(shapes_of("ViT-B-32"), tmp_path / "epoch_5.pt")
-    with expect_error(WeightsError):
+    with expect_error(WeightsError, key="model.checkpoint"):
         describe(config_of(tmp_path / "epoch_5.pt"))
 
 
@@ -241,7 +241,7 @@ def index_of_a_missing_file(folder: Path) -> None:
 )
 def test_what_cannot_be_loaded_is_said_in_one_line(change, clip_folder) -> None:
     change(clip_folder)
-    with expect_error(PhraseboxError):
+    with expect_error(ConfigError, WeightsError, key="model.checkpoint"):
         describe(config_of(clip_folder))
 
 
@@ -257,5 +257,5 @@ def test_what_cannot_be_loaded_is_said_in_one_line(change, clip_folder) -> None:
 )
 def test_a_siglip_that_cannot_be_loaded_is_said_in_one_line(change, siglip_folder) -> None:
     change(siglip_folder)
-    with expect_error(PhraseboxError):
+    with expect_error(ConfigError, WeightsError, key="model.checkpoint"):
         tokenizer_of(describe(config_of(siglip_folder)))
