@@ -400,6 +400,31 @@ def test_a_take_over_that_is_killed_is_done_again(step: int, noted: DatasetFolde
     finish(noted)
 
 
+def test_a_take_over_deletes_nothing_before_its_journal_is_written(
+    noted: DatasetFolder, monkeypatch
+) -> None:
+    """Neither what a worker has written twice nor what one of an older attempt has written late."""
+    begin(noted)
+    content = noted.shards[0].read_bytes()
+    attempts = {"late": 1, "repeated": noted.journal.attempt}
+    extra = {noted.data / f"{shard_stem([name], attempt)}-0.parquet" for name, attempt in attempts.items()}
+    for path in extra:
+        path.write_bytes(content)
+    before = set(noted.shards)
+
+    def die(*_: Any) -> None:
+        raise InterruptedError
+
+    monkeypatch.setattr(journal, "_write", die)
+    with suppress(InterruptedError):
+        begin(noted)
+    assert set(noted.shards) == before
+    monkeypatch.undo()
+    begin(noted)
+    assert set(noted.shards) == before - extra
+    assert keys_of(noted) == KEYS
+
+
 @cases(
     ("same_input", "rows", "read"),
     {
