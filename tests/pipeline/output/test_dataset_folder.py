@@ -164,15 +164,14 @@ def test_fresh_deletes_the_run_and_keeps_foreign_files(folder: DatasetFolder) ->
     assert not folder.shards
     folder.drop_backup()
     assert len(names(folder)) == len(before) + 2, "nothing is deleted until the new run has a file"
-    write_shards(mixed()[:1], folder.data)
-    folder.drop_backup()
-    journal = ".phrasebox/journal-0001/00000.parquet"
+    write(mixed()[:1], folder)
     assert names(folder) == {
         *foreign,
         "data/00000.parquet",
         ".phrasebox/lock",
         ".phrasebox/run.json",
-        journal,
+        ".phrasebox/journal-0001/00000.parquet",
+        ".phrasebox/journal-0001/00001.parquet",
     }
 
 
