@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from phrasebox.pipeline.dataset.condition_check import check_condition
 from phrasebox.pipeline.dataset.folder import Dataset, tables_in
+from phrasebox.pipeline.dataset.score_choice import SCORE_COUNTS, ranking_of
 from phrasebox.pipeline.dataset.selection import (
     CONDITION_COLUMNS,
     REGION,
@@ -219,9 +220,8 @@ class Index:
 
     def scores(self, search: Search) -> ScoreRanking:
         """Count the scores of the regions of a search. Raise as `count`."""
-        query = "SELECT score, count(*) AS regions FROM hit_regions GROUP BY score ORDER BY score DESC"
-        columns = self.ask(search, query, duckdb.DuckDBPyConnection.fetchnumpy)
-        return ScoreRanking.of_different(columns["score"], columns["regions"])
+        ranking: ScoreRanking = self.ask(search, SCORE_COUNTS.format("hit_regions"), ranking_of)
+        return ranking
 
     def hit_ids(self, search: Search, rows: Sequence[int]) -> set[int]:
         """Return the ids of annotations that a search finds in rows with these numbers.

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 
 _ROWS_AT_ONCE: Final = 8192
 
+SCORE_COUNTS: Final = """
+SELECT score, count(*) AS regions FROM {} WHERE score IS NOT NULL GROUP BY score ORDER BY score DESC
+"""
+"""SQL for `ranking_of`, with room for a table of regions."""
+
 
 class RegionChoice(Checked):
     """A choice of regions; at most one of `min_score`, `precision` and `keep` chooses by score.
@@ -112,6 +117,12 @@ def count_scores(dataset: Dataset, selection: Selection) -> ScoreRanking:
     )
     parts = [regions_in(table)[0].field("score").to_numpy() for table in tables]
     return ScoreRanking.of(np.concatenate([np.zeros(0, np.float32), *parts]))
+
+
+def ranking_of(answer: Any) -> ScoreRanking:
+    """Return the scores that DuckDB has counted by `SCORE_COUNTS`."""
+    columns = answer.fetchnumpy()
+    return ScoreRanking.of_different(columns["score"], columns["regions"])
 
 
 def advice(scores: ScoreRanking) -> str:

@@ -18,10 +18,10 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from phrasebox.pipeline.dataset.score_choice import SCORE_COUNTS, ranking_of
 from phrasebox.pipeline.dataset.selection import connect_sandboxed
 from phrasebox.stages.contract.errors import ResourceError, SchemaError, one_line
 from phrasebox.stages.contract.records import OTHER_LANGUAGE
-from phrasebox.stages.contract.score_threshold import ScoreRanking
 from phrasebox.stages.files.lifted_shards import shard_file
 from phrasebox.stages.files.parquet import PARQUET_SETTINGS
 from phrasebox.stages.files.storage import AnyPath, replacing, sizes_in
@@ -89,11 +89,6 @@ FROM samples
 """
 
 
-_SCORES: Final = """
-SELECT score, count(*) AS regions FROM regions WHERE score IS NOT NULL GROUP BY score ORDER BY score DESC
-"""
-
-
 class Rows:
     """The light columns of a dataset's rows: `samples` and `regions` of a DuckDB connection."""
 
@@ -121,8 +116,7 @@ class Rows:
         answer = self.connection.execute(_COUNTS)
         counts = dict(zip((name for name, *_ in answer.description), answer.fetchone(), strict=True))
         failures = self.ask("SELECT error, count(*) FROM samples WHERE error IS NOT NULL GROUP BY error")
-        columns = self.connection.sql(_SCORES).fetchnumpy()
-        scores = ScoreRanking.of_different(columns["score"], columns["regions"])
+        scores = ranking_of(self.connection.execute(SCORE_COUNTS.format("regions")))
         return Tally(
             **counts,
             files=files,

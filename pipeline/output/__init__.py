@@ -4,6 +4,7 @@ request.py         what a user asks, compared with what the folder holds; needs 
 dataset_folder.py  whether a run may write there, what is done already, and what is written at the end
 previous_run.py    the run that the folder holds, and whether another may resume or replace it
 journal.py         the shards that hold rows, and the pieces of the input that were read
+shard_states.py    which shards of previous attempts count, and which are late or damaged
 shards.py          the shards of a run that is resumed
 lock.py            one run at a time
 decisions.py       what the first images have decided, as it is stored

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from phrasebox.pipeline.config.paths import as_written
 from phrasebox.pipeline.dataset.caption_doubt import find_caption_doubt
@@ -244,8 +245,13 @@ class DatasetFolder:
         self.origin = json.dumps(sign(values) if manifest.may_sign else values, ensure_ascii=False)
 
     def note_shard(self, shard: ShardFile, sample_ids: Sequence[str]) -> None:
-        """Note a new shard in the journal, with the sample ids of its rows. Raise OSError."""
-        self.journal.add_shards(journal.shard_entry(shard, keys_of(sample_ids)))
+        """Note a new shard, with the sample ids of its rows; see `note_shards`."""
+        self.note_shards(journal.shard_entry(shard, keys_of(sample_ids)))
+
+    def note_shards(self, entries: Any) -> None:
+        """Note new shards in the journal. From then on the run to replace is replaced. Raise OSError."""
+        self.journal.add_shards(entries)
+        self.drop_backup()
 
     def store_decisions(
         self, identity: Identity, decisions: Decisions, presence: str | None = None

@@ -24,23 +24,22 @@ of one process, which has no late workers   It counts if all of it can be read. 
                                             another shard has: somebody has copied it. The names of
                                             these shards have no attempt.
 
-All shards that count become the first file of the new journal, which decides from then on. Where a
-finished dataset gets more rows, its list of shards takes the place of the journal, and what
-is not listed is moved aside. Without either all shards count: the end of a run deletes the journal.
-A piece of the input is not read again if it was read to its end and each of its samples has a row.
+All shards that count become the first file of the new journal, which decides from then on. What goes
+is deleted after that. Where a finished dataset gets more rows, its list of shards takes the place of
+the journal, and what is not listed is moved aside. Without either all shards count: the end of a run
+deletes the journal. A piece of the input is not read again if it was read to its end and each of its
+samples has a row.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from pathlib import Path
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -48,20 +47,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from phrasebox.pipeline.output.shard_states import WORKER_SHARD_NAME, attempt_of, classify
 from phrasebox.pipeline.output.shards import keys_of, map_in_threads, names_in, read_whole
 from phrasebox.stages.contract.errors import ResumeError, one_line
 from phrasebox.stages.contract.records import Record
 from phrasebox.stages.contract.values import Bools, Integers
-from phrasebox.stages.files.shards import ShardFile, read_shard_file, sha256_of
-from phrasebox.stages.files.storage import AnyPath, found_in, remove_tree, replacing, sizes_in
+from phrasebox.stages.files.shards import ShardFile, read_shard_file
+from phrasebox.stages.files.storage import AnyPath, found_in, remove_tree, replacing
 from phrasebox.stages.read import Piece
-
-WORKER_SHARD_NAME: Final = re.compile(r"(\d{4,})-[0-9a-f]{32}-\d+\.parquet")
-"""Names of workers' shards: the attempt, a hash of the sample ids of a write, and the number of the
-file in it."""
-
-SHARD_NAME: Final = re.compile(rf"\d{{5,}}\.parquet|{WORKER_SHARD_NAME.pattern}")
-"""Names of shards: one process numbers its shards."""
 
 _FIRST: Final = "00000.parquet"
 _SCHEMA: Final = pa.schema(
@@ -208,79 +201,45 @@ def take_over(
     previous = next((folder for folder in reversed(folders) if (folder / _FIRST).exists()), None)
     noted, pieces = _read_entries(previous)
     if previous is None and listed:
-        noted = pa.concat_tables([shard_entry(shard, ()) for shard in listed])
-    # The shards in the journal, and those of them that are as they were.
-    sizes = sizes_in(data, "*.parquet")
-    if previous is None:
-        noted = _with_keys(noted, data)
-    states = dict(zip(noted["name"].to_pylist(), _states_of(noted, data, sizes), strict=True))
-    whole = noted.filter(pa.array([state == "whole" for state in states.values()], pa.bool_()))
-    # All other shards: late ones go. A copy has the name of no shard, and comes after what it copies.
-    rest = []
-    last_attempt = max([0, *map(_number, folders)])
-    adoptable_attempts = {0} if previous is None else {0, _number(previous)}
-    for path in sorted(sizes, key=lambda path: (SHARD_NAME.fullmatch(path.name) is None, path.name)):
-        state = states.get(path.name, "unnoted")
-        if state != "whole":
-            last_attempt = max(last_attempt, _attempt_of(path))
-        if state == "damaged":
-            set_aside(path, "is damaged (its digest is not that of its run)", is_lost=True)
-        elif state == "resized" or (state == "unnoted" and previous is None and not listed):
-            rest.append(path)
-        elif state == "unnoted" and listed:
-            set_aside(path, "is not in the list of dataset.json", is_lost=False)
-        elif state == "unnoted" and _attempt_of(path) in adoptable_attempts:
-            rest.append(path)
-        elif state == "unnoted":
-            path.unlink()
-    table = pa.concat_tables([whole, *_adopt(rest, np.sort(_keys(whole)), set_aside)])
-    # The rows that are done, and the pieces that need not be read again.
-    keys = np.sort(_keys(table))
-    is_done = [
-        same_input and bool(_are_among(piece.values.to_numpy(), keys).all()) for piece in pieces["keys"]
-    ]
-    pieces = pieces.filter(pa.array(is_done, pa.bool_()))
+        noted = _with_keys(pa.concat_tables([shard_entry(shard, ()) for shard in listed]), data)
+    attempt = None if previous is None else _number(previous)
+    shards = classify(noted, data, attempt=attempt, is_listed=bool(listed))
+    # From here on nothing is refused. What goes is deleted when the journal has all that counts.
+    for path in shards.damaged:
+        set_aside(path, "is damaged (its digest is not that of its run)", is_lost=True)
+    for path in shards.unlisted:
+        set_aside(path, "is not in the list of dataset.json", is_lost=False)
+    adopted, repeated = _adopt(shards.adoptable, np.sort(_keys(shards.whole)), set_aside)
+    counted = pa.concat_tables([shards.whole, *adopted])
+    keys = np.sort(_keys(counted))
+    pieces = _done_pieces(pieces, keys) if same_input else pieces.slice(0, 0)
+    last_attempt = max([shards.last_attempt, *map(_number, folders)])
     folder = run_folder / f"journal-{last_attempt + 1:04d}"
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / _FIRST, pa.concat_tables([table, pieces]))
+    _write(folder / _FIRST, pa.concat_tables([counted, pieces]))
+    for path in (*shards.late, *repeated):
+        path.unlink()
     for path in folders:
         remove_tree(path)
-    counts = pc.list_value_length(pieces["keys"]).to_pylist()
-    skipped = [Counter[str](json.loads(text)) for text in pieces["skipped"].to_pylist()]
     return Journal(
         folder=folder,
         keys=keys,
-        shards=_shards_of(table),
-        pieces=dict(zip(pieces["name"].to_pylist(), zip(counts, skipped, strict=True), strict=True)),
-        lost=sum(state == "gone" for state in states.values()),
+        shards=_shards_of(counted),
+        pieces=_pieces_of(pieces),
+        lost=shards.gone,
     )
 
 
-def _states_of(entries: Any, data: AnyPath, sizes: Mapping[AnyPath, int]) -> list[str]:
-    """Return what became of each shard in the journal: "whole", "damaged", "resized" or "gone".
+def _done_pieces(pieces: Any, keys: Integers) -> Any:
+    """Return the entries of the pieces that need not be read again; `keys` are those of the rows that are done."""
+    is_done = [bool(_are_among(piece.values.to_numpy(), keys).all()) for piece in pieces["keys"]]
+    return pieces.filter(pa.array(is_done, pa.bool_()))
 
-    One of the same size without a digest in the journal is "resized" too: all of it is read.
-    """
 
-    def state_of(row: Mapping[str, Any]) -> str:
-        path = data / row["name"]
-        if path not in sizes:
-            return "gone"
-        if sizes[path] != row["bytes"]:
-            return "resized"
-        if row["is_unreadable"]:
-            return "damaged"
-        if not isinstance(path, Path):
-            return "whole"
-        if row["sha256"] is None:
-            return "resized"
-        try:
-            return "whole" if sha256_of(path) == row["sha256"] else "damaged"
-        except OSError:
-            return "damaged"
-
-    facts = entries.append_column("is_unreadable", pc.is_null(entries["keys"]))
-    return map_in_threads(state_of, facts.drop_columns(["keys", "skipped"]).to_pylist())
+def _pieces_of(entries: Any) -> dict[str, tuple[int, Counter[str]]]:
+    counts = pc.list_value_length(entries["keys"]).to_pylist()
+    skipped = [Counter[str](json.loads(text)) for text in entries["skipped"].to_pylist()]
+    return dict(zip(entries["name"].to_pylist(), zip(counts, skipped, strict=True), strict=True))
 
 
 def _with_keys(entries: Any, data: AnyPath) -> Any:
@@ -318,15 +277,15 @@ def _read_entries(journal: AnyPath | None) -> tuple[Any, Any]:
     return entries.filter(is_shard), entries.filter(pc.invert(is_shard))
 
 
-def _attempt_of(shard: AnyPath) -> int:
-    """Return the number of the attempt whose worker wrote a shard; 0 for a shard of one process."""
-    match = WORKER_SHARD_NAME.fullmatch(shard.name)
-    return int(match[1]) if match else 0
+def _adopt(
+    paths: Sequence[AnyPath], keys: Integers, set_aside: SetAside
+) -> tuple[list[Any], list[AnyPath]]:
+    """Return entries of those shards all of whose rows are new, and the shards that a worker has written twice.
 
-
-def _adopt(paths: Sequence[AnyPath], keys: Integers, set_aside: SetAside) -> list[Any]:
-    """Return entries of shards that no journal has and all of whose rows are new; `keys` are those of the others."""
+    keys: Those of the shards that count already.
+    """
     entries = []
+    repeated = []
     new_keys: set[int] = set()
     for path, content in zip(paths, map_in_threads(_read_content, paths), strict=True):
         if isinstance(content, str):
@@ -334,14 +293,14 @@ def _adopt(paths: Sequence[AnyPath], keys: Integers, set_aside: SetAside) -> lis
             continue
         shard, shard_keys = content
         is_repeated = _are_among(shard_keys, keys).any() or not new_keys.isdisjoint(shard_keys.tolist())
-        if is_repeated and _attempt_of(path):
-            path.unlink()
+        if is_repeated and attempt_of(path):
+            repeated.append(path)
         elif is_repeated:
             set_aside(path, "holds rows that another shard holds, too", is_lost=False)
         else:
             new_keys.update(shard_keys.tolist())
             entries.append(shard_entry(shard, shard_keys))
-    return entries
+    return entries, repeated
 
 
 def delete_journals(run_folder: AnyPath) -> None:

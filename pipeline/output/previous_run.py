@@ -18,8 +18,8 @@ from phrasebox.pipeline.dataset.croissant import CROISSANT_FILE, CROISSANT_SHA25
 from phrasebox.pipeline.dataset.shard_list import find_changed, listed_shards, names_in_words, read_damaged
 from phrasebox.pipeline.output.backup import COMPANION_FILES, REPLACES
 from phrasebox.pipeline.output.decisions import Decisions
-from phrasebox.pipeline.output.journal import SHARD_NAME
 from phrasebox.pipeline.output.request import REQUEST
+from phrasebox.pipeline.output.shard_states import SHARD_NAME
 from phrasebox.pipeline.output.shards import count_readable_rows, map_in_threads
 from phrasebox.pipeline.terminal import counted
 from phrasebox.stages.contract.errors import InputError, ResumeError

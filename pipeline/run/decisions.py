@@ -78,8 +78,7 @@ class Session:
         self.update()
 
     def update(self) -> None:
-        """Show the report as it is now, and drop the backup of a run to replace once there are rows."""
-        self.folder.drop_backup()
+        """Show the report as it is now."""
         self.display.update(self.report)
 
 

@@ -146,7 +146,8 @@ class RayEngine:
         reader = self.run.reader
         pieces = self.run.pieces
         report = self.session.report
-        journal = self.session.folder.journal
+        folder = self.session.folder
+        journal = folder.journal
         names = [piece_name(piece) for piece in pieces]
 
         def on_read(number: int, skipped: Counter[str], keys: Any) -> None:
@@ -160,13 +161,13 @@ class RayEngine:
         todo = [(number, piece) for number, piece in enumerate(pieces) if number not in report.reads]
         with watching(self.ledger, report, self.session.update, on_read):
             for entries in self._write_first(steps, first_records):
-                journal.add_shards(entries)
+                folder.note_shards(entries)
             keys = journal.keys_with(first_records)
             row_keys = ray.put(keys) if len(keys) else None
             if todo:
                 for entries in self._run_steps(steps, PieceSource(reader, todo, self.ledger, row_keys)):
                     if entries.num_rows:  # none where all rows were there
-                        journal.add_shards(entries)
+                        folder.note_shards(entries)
             journal.flush()
         _count_missing(report, reader, pieces)
 

@@ -22,7 +22,7 @@ from phrasebox.pipeline.dataset.statistics import (
 )
 from phrasebox.stages.contract.score_threshold import ScoreRanking
 from tests.build.cases import cases
-from tests.build.datasets import Json
+from tests.build.datasets import Json, change_rows, copy_of
 from tests.pipeline.dataset.plain import find, marks_of, status_of
 
 
@@ -106,6 +106,22 @@ def test_thresholds_where_scores_are_probabilities(
         assert (shown["precision"], shown["score"]) == (threshold.goal, threshold.score)
         assert (shown["regions"], shown["share"]) == (threshold.regions, threshold.share)
         assert_sizes(shown["sizes"], [region for region in regions if region["score"] >= threshold.score])
+
+
+def test_a_region_without_a_score_has_no_place_among_the_scores(
+    synthetic_dataset: Path, tmp_path: Path
+) -> None:
+    """Such as one of a damaged row."""
+    dataset = open_dataset(copy_of(synthetic_dataset, tmp_path))
+
+    def remove_score(rows: list[Json]) -> None:
+        next(row for row in rows if row["annotations"])["annotations"][0]["score"] = None
+
+    change_rows(dataset.shards[0], remove_score)
+    with closing(Index(replace(dataset, footers={}), {})) as index:
+        index.build()
+        regions = statistics(index)["regions"]
+        assert index.scores(Search()).total == regions - 1
 
 
 def test_the_share_counts_each_phrase_of_an_image_once(inline_dataset: Path) -> None:

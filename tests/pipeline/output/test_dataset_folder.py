@@ -164,15 +164,14 @@ def test_fresh_deletes_the_run_and_keeps_foreign_files(folder: DatasetFolder) ->
     assert not folder.shards
     folder.drop_backup()
     assert len(names(folder)) == len(before) + 2, "nothing is deleted until the new run has a file"
-    write_shards(mixed()[:1], folder.data)
-    folder.drop_backup()
-    journal = ".phrasebox/journal-0001/00000.parquet"
+    write(mixed()[:1], folder)
     assert names(folder) == {
         *foreign,
         "data/00000.parquet",
         ".phrasebox/lock",
         ".phrasebox/run.json",
-        journal,
+        ".phrasebox/journal-0001/00000.parquet",
+        ".phrasebox/journal-0001/00001.parquet",
     }
 
 
@@ -398,6 +397,31 @@ def test_a_take_over_that_is_killed_is_done_again(step: int, noted: DatasetFolde
     assert keys_of(noted) == KEYS
     assert len(noted.shards) == 3
     finish(noted)
+
+
+def test_a_take_over_deletes_nothing_before_its_journal_is_written(
+    noted: DatasetFolder, monkeypatch
+) -> None:
+    """Neither what a worker has written twice nor what one of an older attempt has written late."""
+    begin(noted)
+    content = noted.shards[0].read_bytes()
+    attempts = {"late": 1, "repeated": noted.journal.attempt}
+    extra = {noted.data / f"{shard_stem([name], attempt)}-0.parquet" for name, attempt in attempts.items()}
+    for path in extra:
+        path.write_bytes(content)
+    before = set(noted.shards)
+
+    def die(*_: Any) -> None:
+        raise InterruptedError
+
+    monkeypatch.setattr(journal, "_write", die)
+    with suppress(InterruptedError):
+        begin(noted)
+    assert set(noted.shards) == before
+    monkeypatch.undo()
+    begin(noted)
+    assert set(noted.shards) == before - extra
+    assert keys_of(noted) == KEYS
 
 
 @cases(
