@@ -1,15 +1,15 @@
 """What a run computes with, decided once and before it computes: engine, precision, calibration and presence.
 
 `resolve` decides what the driver can decide; `Run.decide` adds what depends on the first images.
-What both do for heat maps, and for regions from elsewhere, is that of a `Source` (`source.py`).
+What both do for heat maps, and for regions from elsewhere, is that of a `RunSource` (`source.py`).
 
 Precision: `phrasebox.pipeline.run.steps.precision_if_known` takes bf16 where the device is fast in it
 (`phrasebox.stages.model.device.choose_precision`), else fp32. It leaves `auto` where only the workers
-know the device; `HeatMaps.decide` then takes the first worker's. A resumed run keeps its stored
+know the device; `CutHeatMaps.decide` then takes the first worker's. A resumed run keeps its stored
 precision. It is fp32 if the workers that looked at the first images died, and for another source
 whose device only workers know.
 
-Presence: `HeatMaps.has_open_decision` says whether it is fitted to the first images
+Presence: `CutHeatMaps.has_open_decision` says whether it is fitted to the first images
 (`phrasebox.pipeline.run.presence_fit`). The presence of all regions is null if `regions.calibration` is `none`,
 if the calibration in use, named or taken by `auto`, has none, if that fit fails, and if regions
 come from another source than heat maps without such a calibration.
@@ -27,7 +27,7 @@ from phrasebox.pipeline.output.previous_run import Identity, PreviousRun
 from phrasebox.pipeline.output.report import LOOKING, Display, Report, ShowStep
 from phrasebox.pipeline.run.domain_shift import DomainShift, ScoreMeaning
 from phrasebox.pipeline.run.engines import Engine, choose_engine
-from phrasebox.pipeline.run.source import Source, source_of
+from phrasebox.pipeline.run.source import RunSource, source_of
 from phrasebox.pipeline.run.stage_calls import samples_in
 from phrasebox.pipeline.run.steps import AnySteps
 from phrasebox.pipeline.run.warm_up import FIRST_ANSWERS_LOST, FirstAnswers
@@ -80,7 +80,7 @@ class Run:
     reader: Reader
     input_pieces: Sequence[Piece]
     pieces: Sequence[Piece]
-    source: Source
+    source: RunSource
     steps: AnySteps
     identity: Identity
     shift: DomainShift | None = None

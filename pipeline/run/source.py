@@ -1,4 +1,4 @@
-"""What a run does by the origin of its regions: one `Source` for heat maps, and one for every other `source.kind`."""
+"""What a run does by the origin of its regions: one `RunSource` for heat maps, one for every other `source.kind`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ FirstLook: TypeAlias = Callable[[AnySteps, OnProgress], FirstAnswers]
 """Computes the first images of a run, see `Engine.compute_first`."""
 
 
-class Source(ABC):
+class RunSource(ABC):
     """The origin of a run's regions.
 
     The first images of every run may decide the share of absent phrases, see `Run.decide`. By
@@ -78,31 +78,31 @@ class Source(ABC):
         return run, Decisions()
 
 
-class HeatMaps(Source):
+class CutHeatMaps(RunSource):
     """Heat maps that are cut. The first images may decide precision, calibration and presence."""
 
     def resolve(
         self, config: RunConfig, reader: Reader, pieces: Sequence[Piece], show_step: ShowStep
     ) -> tuple[RunConfig, AnySteps]:
-        """See `Source.resolve`."""
+        """See `RunSource.resolve`."""
         steps = build_steps(config)
         decided = config.in_precision(steps.model_stage.config.model.precision)
         return decided.model_copy(update={"explain": steps.explainer}), steps
 
     def score_meaning(self, run: Run) -> ScoreMeaning:
-        """See `Source.score_meaning`."""
+        """See `RunSource.score_meaning`."""
         config = run.config
         return ScoreMeaning.of_heat_maps(
             run.steps.calibration, run.shift, config.regions.calibration, config.model.precision
         )
 
     def first_look(self, run: Run, place: AnyPath) -> FirstLook:
-        """See `Source.first_look`."""
+        """See `RunSource.first_look`."""
         choice = run.config.regions.calibration
         return partial(warm_up, reader=run.reader, pieces=run.input_pieces, choice=choice, place=place)
 
     def with_stored(self, run: Run, stored: Decisions, folder: DatasetFolder, report: Report) -> Run:
-        """See `Source.with_stored`."""
+        """See `RunSource.with_stored`."""
         if stored.shift is not None or not run.steps.is_calibrated:
             values = None if stored.shift is None else stored.shift.value
             run = _with_shift(run, None if values is None else DomainShift(**values), report)
@@ -110,14 +110,14 @@ class HeatMaps(Source):
         return run if presence is None else _with_presence(run, presence)
 
     def has_open_decision(self, run: Run, stored: Decisions, *, has_rows: bool) -> bool:
-        """See `Source.has_open_decision`; where there are rows, presence is no longer open."""
+        """See `RunSource.has_open_decision`; where there are rows, presence is no longer open."""
         if stored.presence is not None:
             return False
         is_to_compare = run.steps.is_calibrated and stored.shift is None
         return is_to_compare or _has_open_precision(run) or (_needs_presence(run) and not has_rows)
 
     def decide(self, run: Run, first_images: FirstAnswers, report: Report) -> tuple[Run, Decisions]:
-        """See `Source.decide`."""
+        """See `RunSource.decide`."""
         decisions = Decisions()
         if _has_open_precision(run):
             run = run.in_precision(first_images.precision)
@@ -136,7 +136,7 @@ class HeatMaps(Source):
 
 
 @dataclass(frozen=True, slots=True)
-class OtherSource(Source):
+class OtherSource(RunSource):
     """A source that makes regions itself.
 
     Attributes:
@@ -148,7 +148,7 @@ class OtherSource(Source):
     def resolve(
         self, config: RunConfig, reader: Reader, pieces: Sequence[Piece], show_step: ShowStep
     ) -> tuple[RunConfig, AnySteps]:
-        """See `Source.resolve`."""
+        """See `RunSource.resolve`."""
         if self.stage_type.needs_model:
             precision = precision_if_known(config.engine, config.model)
             config = config.in_precision("fp32" if precision == AUTO else precision)
@@ -162,18 +162,18 @@ class OtherSource(Source):
         return config.model_copy(update={"output": output}), steps
 
     def score_meaning(self, run: Run) -> ScoreMeaning:
-        """See `Source.score_meaning`."""
+        """See `RunSource.score_meaning`."""
         reason = None if run.steps.is_calibrated else f"A score is {self.stage_type.score_means}"
         return ScoreMeaning(calibration=run.steps.calibration, reason=reason)
 
     def first_look(self, run: Run, place: AnyPath) -> FirstLook:
-        """See `Source.first_look`."""
+        """See `RunSource.first_look`."""
         return partial(estimate_share, reader=run.reader, pieces=run.input_pieces, place=place)
 
 
-def source_of(kind: str) -> Source:
+def source_of(kind: str) -> RunSource:
     """Return the source of a value of `source.kind`."""
-    return HeatMaps() if kind == HEAT_MAPS else OtherSource(SOURCES[kind])
+    return CutHeatMaps() if kind == HEAT_MAPS else OtherSource(SOURCES[kind])
 
 
 def _has_open_precision(run: Run) -> bool:

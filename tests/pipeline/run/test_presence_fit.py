@@ -16,7 +16,7 @@ from phrasebox.pipeline.output.dataset_folder import DatasetFolder
 from phrasebox.pipeline.run import presence_fit
 from phrasebox.pipeline.run.presence_fit import draw_foreign_phrases, fit_noisy
 from phrasebox.pipeline.run.run import run
-from phrasebox.pipeline.run.source import HeatMaps
+from phrasebox.pipeline.run.source import CutHeatMaps
 from phrasebox.pipeline.run.steps import build_steps
 from phrasebox.stages.contract.errors import ConfigError, ResumeError
 from phrasebox.stages.contract.records import Phrase, Record, Sample
@@ -139,7 +139,7 @@ def test_a_run_that_was_killed_goes_on_with_its_fit(few, whole, scenes, tmp_path
         with pytest.raises(KeyboardInterrupt):
             run(config, QUIET)
     kept = (tmp_path / "out" / "presence.json").read_bytes()
-    monkeypatch.setattr(HeatMaps, "decide", None)  # nothing is decided again
+    monkeypatch.setattr(CutHeatMaps, "decide", None)  # nothing is decided again
     (tmp_path / "out" / "presence.json").write_bytes(kept + b" ")
     with expect_error(ResumeError):
         run(config, QUIET)
