@@ -22,7 +22,7 @@ from phrasebox.pipeline.run.engines import inline
 from phrasebox.pipeline.run.run import run
 from phrasebox.pipeline.run.stage_calls import set_up
 from phrasebox.pipeline.run.steps import build_steps
-from phrasebox.pipeline.run.warm_up import compare_images
+from phrasebox.pipeline.run.warm_up import FirstAnswers, compare_images
 from phrasebox.stages.contract.errors import ConfigError
 from phrasebox.stages.contract.score_threshold import ScoreRanking, useful_threshold
 from phrasebox.stages.model.catalog import WEIGHTS_ROOT
@@ -197,7 +197,8 @@ def test_a_calibration_of_another_precision_is_used_and_doubted(
     usual = resolved(config_of(drawn, tmp_path / "out", model={"name": "demo", "precision": used}))
     calibration = bundled("demo", "guided").model_copy(update={"made_from": made_from})
     steps = usual.steps.with_calibration(calibration)
-    other = replace(usual, steps=steps).with_shift(None, report)
+    run = replace(usual, steps=steps)
+    other, _ = run.source.decide(run, FirstAnswers(precision=used), report)
     doubt = f"The calibration was fitted to maps in {doubted}, and model.precision is {used}"
     assert other.meaning.caveat == (doubt if doubted else None)
     assert (doubt in report.notes) == (doubted is not None)
