@@ -40,7 +40,7 @@ from phrasebox.pipeline.pictures import (
     join_pictures,
 )
 from phrasebox.pipeline.run.stage_calls import run_stages
-from phrasebox.pipeline.run.steps import build_steps, build_steps_in_memory
+from phrasebox.pipeline.run.steps import build_steps
 from phrasebox.pipeline.terminal import counted
 from phrasebox.stages.contract.errors import ConfigError, InputError
 from phrasebox.stages.contract.masks import decode_mask
@@ -284,7 +284,7 @@ class Locator:
         values |= {name: value for name, value in sections.items() if value is not None}
         config = ExplainCommandConfig.model_validate(values)
         config = config.model_copy(update={"model": config.model.model_copy(update={"batch_size": 1})})
-        steps = build_steps(config) if loaded is None else build_steps_in_memory(config, loaded)
+        steps = build_steps(config, loaded)
         if steps.has_open_share:
             steps = steps.expecting(QUESTION_SHARE)
         self._limits = DecodeLimits(max_pixels=config.images.max_pixels, max_bytes=config.images.max_bytes)

@@ -52,7 +52,7 @@ from phrasebox.pipeline.evaluate.reviews import (
 )
 from phrasebox.pipeline.run.calibration import calibration_basis, source_basis
 from phrasebox.pipeline.run.presence_fit import signals_of
-from phrasebox.pipeline.run.steps import HeatMapSteps, SourceSteps, Steps
+from phrasebox.pipeline.run.steps import AnyRegionsStage, AnySteps, HeatMapSteps
 from phrasebox.stages.contract.errors import ConfigError, InputError
 from phrasebox.stages.contract.values import Bools, Floats, Floats32, Json
 from phrasebox.stages.regions.stage import RegionsStage
@@ -61,7 +61,6 @@ from phrasebox.stages.scores.detected import BoxEvidence, DetectorPresence
 from phrasebox.stages.scores.logistic import LogisticModel, mean_and_scale, most_likely
 from phrasebox.stages.scores.presence import ImageStatistics, Presence
 from phrasebox.stages.scores.score import Calibration, Evidence, feature_names
-from phrasebox.stages.sources.source_stage import SourceRegionsStage
 from phrasebox.stages.truth.ground_truth import GroundTruth, TruthImage
 
 CERTAINTY: Final = 40.0
@@ -204,8 +203,8 @@ def write_reviewed_calibration(
     if evaluation_set.is_of_heat_maps:
         # An answer is about the region of all captions, so nobody knows whether that of fewer ones would be right.
         captions = {"captions": [Captioning.of(record for _, record in rows).rounded]}
-    if presence is not None and isinstance(basis.steps, HeatMapSteps):
-        embeddings = _embeddings_of(evaluation_set, basis.steps, console)
+    if presence is not None and basis.embedding is not None:
+        embeddings = _embeddings_of(evaluation_set, basis.embedding, console)
         # Later runs are compared with these images, not with the images of the previous fit.
         presence = presence.model_copy(update={"corrected_on": ImageStatistics.of(np.stack(embeddings))})
     calibration = Calibration(
@@ -265,15 +264,18 @@ class _Basis(NamedTuple):
 
     Attributes:
         steps: The steps of the dataset.
+        embedding: Those that embed the images of the answers, with which later runs are compared; None if the
+            source's presence knows no images.
         remaking: Those that compute what the dataset does not hold; None if it holds everything.
         stage: Makes regions with their evidence.
         prior: The calibration around which the weights lie.
         made_with, made_from: See `Calibration`; the latter lacks the answers.
     """
 
-    steps: HeatMapSteps | SourceSteps
-    remaking: Steps | None
-    stage: RegionsStage | SourceRegionsStage
+    steps: AnySteps
+    embedding: HeatMapSteps | None
+    remaking: AnySteps | None
+    stage: AnyRegionsStage
     prior: Calibration | None
     made_with: Json
     made_from: Json
@@ -284,6 +286,7 @@ def _heat_map_basis(evaluation_set: EvaluationSet) -> _Basis:
     config = evaluation_set.config()
     return _Basis(
         steps=steps,
+        embedding=steps,
         remaking=evaluation_set.steps(pixels=config.regions.needs_pixels or config.regions.refine == "sam"),
         stage=RegionsStage(config.regions, steps.calibration),
         prior=steps.calibration,
@@ -296,6 +299,7 @@ def _detector_basis(evaluation_set: EvaluationSet) -> _Basis:
     steps = evaluation_set.source_steps()
     return _Basis(
         steps=steps,
+        embedding=None,
         remaking=steps,
         stage=steps.regions_stage,
         prior=_prior_of(steps.calibration),
@@ -328,7 +332,7 @@ def _learn_boxes(
     return boxes, *judge_learned_boxes(reviewed, phrases, rows, stages)
 
 
-def _check_calibration(path: Path, dataset: Dataset, steps: Steps) -> None:
+def _check_calibration(path: Path, dataset: Dataset, steps: AnySteps) -> None:
     if dataset.manifest.get("calibration") not in (None, steps.calibration_digest):
         raise ConfigError(
             f"{path}: its scores were made with another calibration than is found now; name that one with "
@@ -350,7 +354,7 @@ def _read_new_answers(dataset: Dataset, previous: Calibration | None) -> Reviewe
 
 
 def _evidence_of(
-    reviewed: ReviewedRegions, rows: RowRecords, stage: RegionsStage | SourceRegionsStage
+    reviewed: ReviewedRegions, rows: RowRecords, stage: AnyRegionsStage
 ) -> list[Evidence | BoxEvidence]:
     """Return the evidence of each reviewed region, which is made again."""
     evidence_by_region: dict[tuple[Any, ...], Evidence | BoxEvidence] = {}

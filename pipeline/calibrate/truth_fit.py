@@ -41,7 +41,7 @@ from phrasebox.pipeline.evaluate.evaluation_set import EvaluationSet
 from phrasebox.pipeline.evaluate.foreign_phrases import fit_presence_to_truth
 from phrasebox.pipeline.evaluate.metrics import is_right
 from phrasebox.pipeline.run.calibration import calibration_basis, source_basis
-from phrasebox.pipeline.run.steps import Steps, build_steps
+from phrasebox.pipeline.run.steps import AnyRegionsStage, AnySteps, build_steps
 from phrasebox.stages.contract.errors import InputError
 from phrasebox.stages.contract.records import Record
 from phrasebox.stages.contract.values import Bools, Json
@@ -52,7 +52,6 @@ from phrasebox.stages.scores.fitted_cut import FittedCut
 from phrasebox.stages.scores.learned_box import BoxModel
 from phrasebox.stages.scores.presence import Presence
 from phrasebox.stages.scores.score import Calibration, Evidence
-from phrasebox.stages.sources.source_stage import SourceRegionsStage
 
 FEWEST_REGIONS: Final = 100  # a calibration from fewer regions says more about chance than about the model
 
@@ -247,7 +246,7 @@ class _CalibrationFit:
             presence_figures=figures,
         )
 
-    def _replaced_calibration(self, build: Callable[[], Steps]) -> Calibration | None:
+    def _replaced_calibration(self, build: Callable[[], AnySteps]) -> Calibration | None:
         """Return the calibration of the dataset's scores if its regression is about the same phrases, else None.
 
         build: Returns the dataset's steps.
@@ -291,9 +290,7 @@ class _CalibrationFit:
             )
         return regions
 
-    def _judge_row(
-        self, row: Row, record: Record, stage: RegionsStage | SourceRegionsStage
-    ) -> Iterator[JudgedRegion]:
+    def _judge_row(self, row: Row, record: Record, stage: AnyRegionsStage) -> Iterator[JudgedRegion]:
         """Yield the regions of phrases that the ground truth knows, once where several captions say a phrase."""
         row_regions = stage.regions_of(record)
         judged = set()  # captions repeat phrases, and a region counts once

@@ -17,9 +17,9 @@ from phrasebox.pipeline.dataset.rows import Row
 from phrasebox.pipeline.evaluate.matching import ImageMatches, Query, match_images, queries_of
 from phrasebox.pipeline.run.stage_calls import rows_per_batch, run_stages, set_up, take_batch
 from phrasebox.pipeline.run.steps import (
+    AnySteps,
     HeatMapSteps,
     SourceSteps,
-    Steps,
     build_detector_steps,
     build_steps,
     check_files,
@@ -43,7 +43,7 @@ DECIDE_MAPS: Final = ("model", "phrases", "images", "explain")
 """Sections of the configuration that heat maps depend on: if a setting changes them, the maps are
 computed again."""
 
-StepsT = TypeVar("StepsT", bound=Steps)
+StepsT = TypeVar("StepsT", bound=AnySteps)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +150,7 @@ class EvaluationSet:
             )
         return steps
 
-    def rows_with_maps(self, steps: Steps | None, console: Console) -> Iterator[tuple[Json, Record]]:
+    def rows_with_maps(self, steps: AnySteps | None, console: Console) -> Iterator[tuple[Json, Record]]:
         """Yield each row with a record of its phrases and maps; with pixels if there are steps.
 
         The records of a source have its regions instead of maps.
@@ -171,7 +171,7 @@ class EvaluationSet:
             else:
                 yield row, record
 
-    def sound_rows(self, steps: Steps | None, console: Console) -> list[tuple[Row, Record]]:
+    def sound_rows(self, steps: AnySteps | None, console: Console) -> list[tuple[Row, Record]]:
         """Return the `rows_with_maps` whose record has no error."""
         return [
             (row, record) for row, record in self.rows_with_maps(steps, console) if record.error is None

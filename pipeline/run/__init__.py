@@ -2,6 +2,7 @@
 
 run.py           the run, step by step
 decisions.py     what it computes with, decided once and before it computes:
+source.py        what that is for heat maps, and for regions of another source
 warm_up.py       its first images, which decide
 presence_fit.py  presence, fitted to them where no calibration holds
 domain_shift.py  whether they are like the images of the calibration

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypeVar
 
 from phrasebox.pipeline.config.run_config import EngineConfig, RunConfig
 from phrasebox.pipeline.run.calibration import find_calibration, find_source_calibration, presence_in
@@ -46,9 +46,15 @@ if TYPE_CHECKING:
     from phrasebox.stages.model.clip import ClipModel
     from phrasebox.stages.model.config import ModelDescription
 
+AnyRegionsStage: TypeAlias = RegionsStage | SourceRegionsStage
+"""The stage of regions, behind heat maps or behind another source."""
+
+ModelStageT = TypeVar("ModelStageT", bound=Stage)
+RegionsStageT = TypeVar("RegionsStageT", RegionsStage, SourceRegionsStage)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Steps:
+class Steps(Generic[ModelStageT, RegionsStageT]):
     """The stages of a run.
 
     Attributes:
@@ -61,8 +67,8 @@ class Steps:
     """
 
     before: tuple[PhrasesStage, PrepareStage]
-    model_stage: Stage
-    regions_stage: RegionsStage | SourceRegionsStage
+    model_stage: ModelStageT
+    regions_stage: RegionsStageT
     description: ModelDescription | None
     segmenter: str | None = None
     other_model: OtherModel | None = None
@@ -87,6 +93,11 @@ class Steps:
     def is_calibrated(self) -> bool:
         """Whether scores are probabilities."""
         return self.calibration is not None and self.calibration.of_regions
+
+    @property
+    def explainer(self: HeatMapSteps) -> ExplainerConfig:
+        """The explainer's settings as they are for the model's tower."""
+        return self.model_stage.config.explainer
 
     @property
     def prepare_stage(self) -> PrepareStage:
@@ -114,57 +125,39 @@ class Steps:
         if absent_share is None:
             return self
         config = self.regions_stage.config.model_copy(update={"absent_share": absent_share})
-        return replace(self, regions_stage=self._regions_stage(config, self.calibration))
-
-    def _regions_stage(
-        self, config: RegionsConfig, calibration: Calibration | None
-    ) -> RegionsStage | SourceRegionsStage:
-        return SourceRegionsStage(config, calibration)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeatMapSteps(Steps):
-    """The stages of a run whose regions are cut from heat maps."""
-
-    model_stage: ExplainStage
-    regions_stage: RegionsStage
-
-    @property
-    def explainer(self) -> ExplainerConfig:
-        """The explainer's settings as they are for the model's tower."""
-        return self.model_stage.config.explainer
+        return replace(self, regions_stage=self.regions_stage.judging_by(config, self.calibration))
 
     def in_precision(self, precision: str) -> Self:
         """Return the same steps, whose model computes in a precision."""
         return replace(self, model_stage=self.model_stage.computing(precision=precision))
 
-    def with_calibration(self, calibration: Calibration | None) -> Self:
-        """Return the same steps with other scores. Raise as `presence_in`.
+    def with_calibration(self: HeatMapSteps, calibration: Calibration | None) -> HeatMapSteps:
+        """Return the same steps of heat maps with other scores. Raise as `presence_in`.
 
         Without a calibration they rank, and are no probabilities; then nothing is known of
         presence.
         """
+        regions = self.regions_stage
         return replace(
             self,
             model_stage=self.model_stage.with_presence(presence_in(calibration)),
-            regions_stage=self._regions_stage(self.regions_stage.config, calibration),
+            regions_stage=regions.judging_by(regions.config, calibration),
         )
 
-    def _regions_stage(self, config: RegionsConfig, calibration: Calibration | None) -> RegionsStage:
-        return RegionsStage(config, calibration, device=self.regions_stage.device)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SourceSteps(Steps):
-    """The stages of a run whose regions come from another source than heat maps."""
-
-    model_stage: RegionSource[Any]
-    regions_stage: SourceRegionsStage
-
-    def with_source(self, config: RegionSourceConfig) -> Self:
+    def with_source(self: SourceSteps, config: RegionSourceConfig) -> SourceSteps:
         """Return the same steps, whose source has settings with a pool; neither checks nor scores depend on one."""
         source = self.model_stage
         return replace(self, model_stage=type(source)(config, source.model, source.description))
+
+
+HeatMapSteps: TypeAlias = Steps[ExplainStage, RegionsStage]
+"""Those of a run whose regions are cut from heat maps."""
+
+SourceSteps: TypeAlias = Steps[RegionSource[Any], SourceRegionsStage]
+"""Those of a run whose regions come from another source."""
+
+AnySteps: TypeAlias = Steps[Any, Any]
+"""Those of any run, for code that does not depend on where regions come from."""
 
 
 def packages_of(config: RunConfig) -> tuple[str, ...]:
@@ -186,8 +179,10 @@ def check_files(config: RunConfig) -> str:
     return fingerprint
 
 
-def build_steps(config: RunConfig) -> HeatMapSteps:
+def build_steps(config: RunConfig, loaded: ClipModel | None = None) -> HeatMapSteps:
     """Check everything that can be checked before any work, and put the stages of heat maps in order.
+
+    loaded: A model in memory, which replaces the one in `config.model`.
 
     Raises:
         ConfigError: A setting cannot be used, or regions come from another source.
@@ -198,51 +193,39 @@ def build_steps(config: RunConfig) -> HeatMapSteps:
             f"{config.source.kind} makes regions without heat maps, which are needed here; set {HEAT_MAPS}",
             key="source.kind",
         )
-    # torch and open_clip take seconds to import: only a run needs them.
-    from phrasebox.stages.model.describe import describe  # noqa: PLC0415
+    model = config.model
+    description = None
+    if loaded is None:
+        # torch and open_clip take seconds to import: only a run needs them.
+        from phrasebox.stages.model.describe import describe  # noqa: PLC0415
 
-    description = describe(config.model)
-    explainer = _fit_explainer(config.explain, description.tower, description.name)
-    precision = precision_if_known(config.engine, config.model)
+        description = describe(model)
+        explainer = _fit_explainer(config.explain, description.tower, description.name)
+        canvas = explainer.canvas(description.input)
+        model = model.model_copy(update={"precision": precision_if_known(config.engine, model)})
+    else:
+        if config.regions.calibration not in ("auto", "none"):
+            raise ConfigError(
+                "a calibration holds for known weights, and those of a model in memory are not known: name the "
+                "model instead",
+                key="regions.calibration",
+            )
+        explainer = _fit_explainer(config.explain, loaded.tower.kind, loaded.name)
+        canvas = explainer.canvas(loaded.input)
     segmenter = _identify_segmenter(config.regions)
     calibration = find_calibration(description, explainer, config.regions, segmenter)
-    return HeatMapSteps(
-        before=_before(config, explainer.canvas(description.input)),
-        model_stage=ExplainStage(
-            ExplainStageConfig(
-                model=config.model.model_copy(update={"precision": precision}),
-                description=description,
-                explainer=explainer,
-                keep_pixels=config.regions.needs_pixels,
-            ),
-            presence=presence_in(calibration),
-        ),
+    stage_config = ExplainStageConfig(
+        model=model,
+        description=description,
+        explainer=explainer,
+        keep_pixels=config.regions.needs_pixels,
+    )
+    return Steps(
+        before=_before(config, canvas),
+        model_stage=ExplainStage(stage_config, loaded, presence_in(calibration)),
         regions_stage=RegionsStage(config.regions, calibration, device=config.model.device),
         description=description,
         segmenter=segmenter,
-    )
-
-
-def build_steps_in_memory(config: RunConfig, model: ClipModel) -> HeatMapSteps:
-    """Return the stages for a model in memory, which replaces the one in `config.model`. Raise ConfigError."""
-    if config.regions.calibration not in ("auto", "none"):
-        raise ConfigError(
-            "a calibration holds for known weights, and those of a model in memory are not known: name the model "
-            "instead",
-            key="regions.calibration",
-        )
-    explainer = _fit_explainer(config.explain, model.tower.kind, model.name)
-    return HeatMapSteps(
-        before=_before(config, explainer.canvas(model.input)),
-        model_stage=ExplainStage(
-            ExplainStageConfig(
-                model=config.model, explainer=explainer, keep_pixels=config.regions.needs_pixels
-            ),
-            model,
-        ),
-        regions_stage=RegionsStage(config.regions, device=config.model.device),
-        description=None,
-        segmenter=_identify_segmenter(config.regions),
     )
 
 
@@ -273,7 +256,7 @@ def build_source_steps(config: RunConfig) -> SourceSteps:
         from phrasebox.stages.model.describe import describe  # noqa: PLC0415  as in build_steps
 
         description = describe(config.model)
-    steps = SourceSteps(
+    steps = Steps(
         before=_before(config, source.canvas()),
         model_stage=source.with_description(description),
         regions_stage=SourceRegionsStage(config.regions),
@@ -281,7 +264,7 @@ def build_source_steps(config: RunConfig) -> SourceSteps:
         other_model=other_model,
     )
     calibration = find_source_calibration(config.source, config.regions, steps.fingerprint)
-    return replace(steps, regions_stage=SourceRegionsStage(config.regions, calibration))
+    return replace(steps, regions_stage=steps.regions_stage.judging_by(config.regions, calibration))
 
 
 def build_detector_steps(config: RunConfig) -> SourceSteps:

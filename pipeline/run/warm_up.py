@@ -9,7 +9,7 @@ after the model.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice, repeat
 from pathlib import Path
@@ -43,10 +43,11 @@ from phrasebox.pipeline.run.stage_calls import (
     set_up,
     take_batch,
 )
-from phrasebox.pipeline.run.steps import HeatMapSteps, SourceSteps
+from phrasebox.pipeline.run.steps import AnySteps, HeatMapSteps, SourceSteps
 from phrasebox.pipeline.terminal import counted
 from phrasebox.stages.contract.records import Record, Sample
-from phrasebox.stages.explain.stage import RECORDS_AHEAD, ExplainStage
+from phrasebox.stages.contract.stage import Stage
+from phrasebox.stages.explain.stage import RECORDS_AHEAD
 from phrasebox.stages.files.storage import AnyPath
 from phrasebox.stages.read import Piece, Reader, ReaderConfig, make_reader, plan_pieces
 from phrasebox.stages.read.base import BATCH_BYTES
@@ -254,7 +255,12 @@ def estimate_share(
     look = Look(place=place, on_progress=on_progress)
     look.expect(SHARE_SAMPLES, pieces)
     parsed = _parse(steps, first_samples(reader, pieces, SHARE_SAMPLES), answers)
-    images = _compute(steps, parsed, answers, look, FirstImages.of(place, steps.calibration_digest))
+
+    def compute(batch: list[Record], upcoming: Sequence[Record]) -> list[tuple[Record, None]]:
+        return [(record, None) for record in run_stages(steps.first_stages[1:], batch, answers.note)]
+
+    cache = FirstImages.of(place, steps.calibration_digest)
+    images = _compute(steps.model_stage, parsed, compute, look, cache)
     answers.records = [image.record for image in images]
     answers.take_log_ratios(map(steps.regions_stage.caption_log_ratios, answers.records))
     return answers
@@ -305,9 +311,7 @@ def first_samples(reader: Reader, pieces: Sequence[Piece], most: int) -> Iterato
             return
 
 
-def _parse(
-    steps: HeatMapSteps | SourceSteps, samples: Iterable[Sample], answers: FirstAnswers
-) -> list[Record]:
+def _parse(steps: AnySteps, samples: Iterable[Sample], answers: FirstAnswers) -> list[Record]:
     return run_stages(steps.before[:1], [Record.start(sample) for sample in samples], answers.note)
 
 
@@ -321,19 +325,31 @@ def _explain(
     """The records with heat maps, and the signals of those that have some."""
     purpose = "compare" if foreign is None else "fit"
     cache = FirstImages.of(look.place, purpose, steps.model_stage.precision, steps.calibration_digest)
-    images = _compute(steps, parsed, answers, look, cache, foreign or {})
+    model = steps.model_stage
+
+    def compute(batch: list[Record], upcoming: Sequence[Record]) -> list[tuple[Record, Signals | None]]:
+        with collecting_signals(model, foreign, upcoming) as signals:
+            mapped = run_stages((steps.prepare_stage, model), batch, answers.note)
+        of_mapped = iter(signals)
+        return [(record, next(of_mapped) if record.heat_maps else None) for record in mapped]
+
+    images = _compute(model, parsed, compute, look, cache, foreign or {})
     return [image.record for image in images], [image.signals for image in images if image.signals]
 
 
 def _compute(
-    steps: HeatMapSteps | SourceSteps,
+    model: Stage,
     parsed: Sequence[Record],
-    answers: FirstAnswers,
+    compute: Callable[[list[Record], Sequence[Record]], Sequence[tuple[Record, Signals | None]]],
     look: Look,
     cache: FirstImages,
     foreign: Mapping[int, Sequence[str]] = MappingProxyType({}),
 ) -> list[FirstImage]:
-    """The images behind the model: those that are kept, and the others, which are kept from now on."""
+    """The images behind the model: those that are kept, and the others, which are kept from now on.
+
+    compute: Takes a batch through prepare and the model. Its second argument are images whose texts
+        share the forward passes.
+    """
     foreign_texts = [tuple(foreign.get(record.sample.key, ())) for record in parsed]
     images = list(map(cache.find, parsed, foreign_texts))
     look.advance(sum(image is not None for image in images))
@@ -342,7 +358,6 @@ def _compute(
     todo = [parsed[place] for place in missing]
     rest = iter(todo)
     done = embedded = 0
-    model = steps.model_stage
     rows = rows_per_forward(model)
     while batch := take_batch(rest, rows):
         start = time.perf_counter()
@@ -352,18 +367,9 @@ def _compute(
             embedded = done + RECORDS_AHEAD
             upcoming = [record for record in todo[done + len(batch) : embedded] if record.phrases]
         done += len(batch)
-        stages = (steps.before[1], model)
-        if isinstance(model, ExplainStage):
-            with collecting_signals(model, foreign, upcoming) as signals:
-                records = run_stages(stages, batch, answers.note)
-            of_mapped = iter(signals)
-            parts = [next(of_mapped) if record.heat_maps else None for record in records]
-        else:
-            records = run_stages(stages, batch, answers.note)
-            parts = [None] * len(records)
         computed = [
-            FirstImage(record=record, signals=part, foreign=foreign_texts[place])
-            for record, part, place in zip(records, parts, places, strict=True)
+            FirstImage(record=record, signals=signals, foreign=foreign_texts[place])
+            for (record, signals), place in zip(compute(batch, upcoming), places, strict=True)
         ]
         cache.add(computed)
         for place, image in zip(places, computed, strict=True):

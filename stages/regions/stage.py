@@ -74,6 +74,10 @@ class RegionsStage(Stage):
         stage._outliner = None
         return stage
 
+    def judging_by(self, config: RegionsConfig, calibration: Calibration | None) -> Self:
+        """Return this stage, not set up, with other settings and another calibration."""
+        return type(self)(config, calibration, device=self.device)
+
     def process(self, batch: Sequence[Record]) -> list[Record]:
         """See `Stage.process`."""
         sound = [record for record in batch if record.error is None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Self
 
 from phrasebox.stages.contract.records import Absent, Phrase, Record, Region
 from phrasebox.stages.contract.stage import Stage
@@ -31,6 +32,10 @@ class SourceRegionsStage(Stage):
     def __init__(self, config: RegionsConfig, calibration: Calibration | None = None) -> None:
         self.config = config
         self.calibration = calibration
+
+    def judging_by(self, config: RegionsConfig, calibration: Calibration | None) -> Self:
+        """Return this stage with other settings and another calibration."""
+        return type(self)(config, calibration)
 
     def process(self, batch: Sequence[Record]) -> list[Record]:
         """See `Stage.process`."""

@@ -19,7 +19,7 @@ import torch
 from rich.console import Console
 
 from phrasebox.pipeline.config.run_config import RunConfig
-from phrasebox.pipeline.run.decisions import HeatMapRun, Run, resolve
+from phrasebox.pipeline.run.decisions import Run, resolve
 from phrasebox.pipeline.run.run import run
 from phrasebox.stages.contract.records import Record
 from phrasebox.stages.explain.stage import ExplainStage
@@ -65,7 +65,6 @@ def main(path: str) -> None:
 
     def resolver(*arguments: Any) -> Run:
         resolved = resolve(*arguments)
-        assert isinstance(resolved, HeatMapRun)
         stage = simulated(resolved.steps.model_stage, given.get("fails"))
         return replace(resolved, steps=replace(resolved.steps, model_stage=stage))
 

@@ -22,6 +22,7 @@ from phrasebox.pipeline.output.manifest import Manifest
 from phrasebox.pipeline.output.previous_run import Identity
 from phrasebox.pipeline.output.report import Display, Report
 from phrasebox.pipeline.run.decisions import Run, Session
+from phrasebox.pipeline.run.source import OtherSource
 from phrasebox.pipeline.run.start import start_engine
 from phrasebox.pipeline.run.steps import Steps
 from phrasebox.stages.contract.errors import PhraseboxError
@@ -29,6 +30,7 @@ from phrasebox.stages.contract.records import Phrase, Record, Sample
 from phrasebox.stages.contract.stage import Stage
 from phrasebox.stages.read import Piece, Reader, SkippedRow, make_reader, plan_pieces
 from phrasebox.stages.regions.config import RegionsConfig
+from phrasebox.stages.sources.boxes import BoxSource
 from tests.build import datasets
 from tests.build.datasets import Json
 from tests.build.files import write_lines
@@ -196,6 +198,7 @@ def resolved_light(
         reader=reader,
         input_pieces=pieces,
         pieces=config.input.take_part(pieces),
+        source=OtherSource(BoxSource),
         steps=Steps(**stages, model_stage=model, description=LIGHT),
         identity=Identity(model_fingerprint="light", config=config.rows_depend_on()),
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 if TYPE_CHECKING:  # the ledger's process imports this package, and needs none of them
     from phrasebox.pipeline.config.run_config import EngineConfig
     from phrasebox.pipeline.output.first_images import OnProgress
-    from phrasebox.pipeline.run.steps import Steps
+    from phrasebox.pipeline.run.steps import AnySteps
     from phrasebox.stages.contract.records import Record
 
 AnswerT = TypeVar("AnswerT")
@@ -18,14 +18,14 @@ AnswerT = TypeVar("AnswerT")
 class Engine(Protocol):
     """A started engine."""
 
-    def compute_first(self, compute: Callable[[Steps, OnProgress], AnswerT]) -> AnswerT | None:
+    def compute_first(self, compute: Callable[[AnySteps, OnProgress], AnswerT]) -> AnswerT | None:
         """Call a function where the model's worker is, with the run's stages, set up but for the last.
 
         Return None if workers died of it again and again. compute: A function of a module, or a
         part of one. It reports its progress by its second argument.
         """
 
-    def make_rows(self, steps: Steps, first_records: Sequence[Record] = ()) -> None:
+    def make_rows(self, steps: AnySteps, first_records: Sequence[Record] = ()) -> None:
         """Run stages over the samples, and write shards. Raise PhraseboxError.
 
         steps: The stages; `first_records` need only the last one.

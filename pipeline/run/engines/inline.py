@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from phrasebox.pipeline.output.first_images import OnProgress
     from phrasebox.pipeline.run.decisions import Run, Session
     from phrasebox.pipeline.run.engines import AnswerT
-    from phrasebox.pipeline.run.steps import Steps
+    from phrasebox.pipeline.run.steps import AnySteps
 
 
 @contextmanager
@@ -55,7 +55,7 @@ class InlineEngine:
     session: Session
     trials: Trials
 
-    def compute_first(self, compute: Callable[[Steps, OnProgress], AnswerT]) -> AnswerT | None:
+    def compute_first(self, compute: Callable[[AnySteps, OnProgress], AnswerT]) -> AnswerT | None:
         """See `Engine.compute_first`."""
 
         before: int | None = None
@@ -78,7 +78,7 @@ class InlineEngine:
         self.trials.forget(FIRST_IMAGES)
         return answer
 
-    def make_rows(self, steps: Steps, first_records: Sequence[Record] = ()) -> None:
+    def make_rows(self, steps: AnySteps, first_records: Sequence[Record] = ()) -> None:
         """See `Engine.make_rows`."""
         folder = self.session.folder
         keys = folder.journal.keys_with(first_records)

@@ -52,7 +52,7 @@ from phrasebox.pipeline.run.engines.ray_workers import (
     write_shards,
 )
 from phrasebox.pipeline.run.stage_calls import BATCH_ROWS, rows_per_batch, rows_per_call, samples_in
-from phrasebox.pipeline.run.steps import Steps, packages_of
+from phrasebox.pipeline.run.steps import AnySteps, packages_of
 from phrasebox.stages.contract.errors import PhraseboxError
 from phrasebox.stages.contract.records import Record
 from phrasebox.stages.contract.stage import Stage
@@ -126,7 +126,7 @@ class RayEngine:
     ledger: Any
     code: CodeVersion
 
-    def compute_first(self, compute: Callable[[Steps, OnProgress], AnswerT]) -> AnswerT | None:
+    def compute_first(self, compute: Callable[[AnySteps, OnProgress], AnswerT]) -> AnswerT | None:
         """See `Engine.compute_first`."""
         steps = replace(self.run.steps, model_stage=_on_device(self.pools, self.run.steps.model_stage))
         environment = _environment(self.pools, CPU_MODEL_WORKERS)
@@ -141,7 +141,7 @@ class RayEngine:
             return None
         return answer
 
-    def make_rows(self, steps: Steps, first_records: Sequence[Record] = ()) -> None:
+    def make_rows(self, steps: AnySteps, first_records: Sequence[Record] = ()) -> None:
         """See `Engine.make_rows`."""
         reader = self.run.reader
         pieces = self.run.pieces
@@ -171,7 +171,7 @@ class RayEngine:
             journal.flush()
         _count_missing(report, reader, pieces)
 
-    def _write_first(self, steps: Steps, records: Sequence[Record]) -> Iterator[Any]:
+    def _write_first(self, steps: AnySteps, records: Sequence[Record]) -> Iterator[Any]:
         """Write the rows of the first images' records; yield the journal's entries of the shards."""
         if records:
             task = ray.remote(max_retries=-1)(write_shards)
@@ -192,7 +192,7 @@ class RayEngine:
             origin=self.session.folder.origin,
         )
 
-    def _run_steps(self, steps: Steps, source: PieceSource) -> Iterator[Any]:
+    def _run_steps(self, steps: AnySteps, source: PieceSource) -> Iterator[Any]:
         """Run the stages; yield the journal's entries of the shards as they are written."""
         device = self.pools.device
         batch = rows_per_batch(steps.model_stage, device)

@@ -16,13 +16,13 @@ from rich.console import Console
 from phrasebox.pipeline.config.run_config import RunConfig
 from phrasebox.pipeline.demo.photographs import INPUT
 from phrasebox.pipeline.output.report import Report
-from phrasebox.pipeline.run.decisions import HeatMapRun, resolve
+from phrasebox.pipeline.run.decisions import Run, resolve
 from phrasebox.pipeline.run.domain_shift import NOT_COMPARED, DomainShift
 from phrasebox.pipeline.run.engines import inline
 from phrasebox.pipeline.run.run import run
 from phrasebox.pipeline.run.stage_calls import set_up
 from phrasebox.pipeline.run.steps import build_steps
-from phrasebox.pipeline.run.warm_up import compare_images
+from phrasebox.pipeline.run.warm_up import FirstAnswers, compare_images
 from phrasebox.stages.contract.errors import ConfigError
 from phrasebox.stages.contract.score_threshold import ScoreRanking, useful_threshold
 from phrasebox.stages.model.catalog import WEIGHTS_ROOT
@@ -62,13 +62,11 @@ def clouds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def resolved(config: RunConfig) -> HeatMapRun:
-    run = resolve(config, "auto", lambda _: None)
-    assert isinstance(run, HeatMapRun)
-    return run
+def resolved(config: RunConfig) -> Run:
+    return resolve(config, "auto", lambda _: None)
 
 
-def compared(run: HeatMapRun) -> DomainShift | None:
+def compared(run: Run) -> DomainShift | None:
     """How the first images of a run differ from those of its calibration."""
     with set_up((*run.steps.before, run.steps.model_stage)):
         return compare_images(run.steps, run.reader, run.pieces).shift
@@ -127,7 +125,7 @@ def test_a_run_that_is_resumed_keeps_what_was_decided(other, clouds, tmp_path, m
     write_json(out / ".phrasebox/run.json", manifest_of(out)["run"])
     (out / "dataset.json").unlink()
     (out / "data/00002.parquet").unlink()
-    monkeypatch.setattr("phrasebox.pipeline.run.decisions.warm_up", None)  # it is not repeated
+    monkeypatch.setattr("phrasebox.pipeline.run.source.warm_up", None)  # it is not repeated
     printed, manifest, rows = finished(config_of(clouds, output={"path": str(out), "rows_per_file": 8}))
     assert "resuming the run" in printed
     assert f"Scores are not calibrated: use them for ranking, not as probabilities. {CLAUSE}" in printed
@@ -199,7 +197,8 @@ def test_a_calibration_of_another_precision_is_used_and_doubted(
     usual = resolved(config_of(drawn, tmp_path / "out", model={"name": "demo", "precision": used}))
     calibration = bundled("demo", "guided").model_copy(update={"made_from": made_from})
     steps = usual.steps.with_calibration(calibration)
-    other = replace(usual, steps=steps).with_shift(None, report)
+    run = replace(usual, steps=steps)
+    other, _ = run.source.decide(run, FirstAnswers(precision=used), report)
     doubt = f"The calibration was fitted to maps in {doubted}, and model.precision is {used}"
     assert other.meaning.caveat == (doubt if doubted else None)
     assert (doubt in report.notes) == (doubted is not None)

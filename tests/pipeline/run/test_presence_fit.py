@@ -12,10 +12,11 @@ from phrasebox.pipeline.dataset.validate import validate
 from phrasebox.pipeline.demo.scenes import write_scenes
 from phrasebox.pipeline.evaluate.evaluation import evaluate_dataset
 from phrasebox.pipeline.evaluate.evaluation_set import open_evaluation_set
+from phrasebox.pipeline.output.dataset_folder import DatasetFolder
 from phrasebox.pipeline.run import presence_fit
-from phrasebox.pipeline.run.decisions import HeatMapRun
 from phrasebox.pipeline.run.presence_fit import draw_foreign_phrases, fit_noisy
 from phrasebox.pipeline.run.run import run
+from phrasebox.pipeline.run.source import CutHeatMaps
 from phrasebox.pipeline.run.steps import build_steps
 from phrasebox.stages.contract.errors import ConfigError, ResumeError
 from phrasebox.stages.contract.records import Phrase, Record, Sample
@@ -127,18 +128,18 @@ def test_a_run_without_a_calibration_fits_presence_to_its_first_images(whole, sc
 def test_a_run_that_was_killed_goes_on_with_its_fit(few, whole, scenes, tmp_path, monkeypatch) -> None:
     config = uncalibrated(scenes, tmp_path / "out")
 
-    after_warm_up = HeatMapRun.after_warm_up
+    store_decisions = DatasetFolder.store_decisions
 
     def stop(*arguments: Any) -> None:
-        after_warm_up(*arguments)
+        store_decisions(*arguments)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(HeatMapRun, "after_warm_up", stop)
+        patch.setattr(DatasetFolder, "store_decisions", stop)
         with pytest.raises(KeyboardInterrupt):
             run(config, QUIET)
     kept = (tmp_path / "out" / "presence.json").read_bytes()
-    monkeypatch.setattr(HeatMapRun, "after_warm_up", None)  # nothing is decided again
+    monkeypatch.setattr(CutHeatMaps, "decide", None)  # nothing is decided again
     (tmp_path / "out" / "presence.json").write_bytes(kept + b" ")
     with expect_error(ResumeError):
         run(config, QUIET)

@@ -1,0 +1,211 @@
+"""What a run does by the origin of its regions: one `RunSource` for heat maps, one for every other `source.kind`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from phrasebox.pipeline.config.run_config import RunConfig
+from phrasebox.pipeline.output.decisions import Decision, Decisions
+from phrasebox.pipeline.output.first_images import OnProgress
+from phrasebox.pipeline.output.report import Report, ShowStep
+from phrasebox.pipeline.run.concept_pool import parse_pool
+from phrasebox.pipeline.run.domain_shift import (
+    DomainShift,
+    ScoreMeaning,
+    apply_domain_shift,
+    precision_fault,
+)
+from phrasebox.pipeline.run.presence_fit import read_presence
+from phrasebox.pipeline.run.steps import (
+    AnySteps,
+    build_source_steps,
+    build_steps,
+    precision_if_known,
+)
+from phrasebox.pipeline.run.warm_up import FirstAnswers, estimate_share, warm_up
+from phrasebox.stages.files.storage import AnyPath
+from phrasebox.stages.model.config import AUTO
+from phrasebox.stages.read import Piece, Reader
+from phrasebox.stages.scores.score import Calibration
+from phrasebox.stages.sources.source import HEAT_MAPS, SOURCES, RegionSource
+
+if TYPE_CHECKING:
+    from phrasebox.pipeline.output.dataset_folder import DatasetFolder
+    from phrasebox.pipeline.run.decisions import Run
+
+FirstLook: TypeAlias = Callable[[AnySteps, OnProgress], FirstAnswers]
+"""Computes the first images of a run, see `Engine.compute_first`."""
+
+
+class RunSource(ABC):
+    """The origin of a run's regions.
+
+    The first images of every run may decide the share of absent phrases, see `Run.decide`. By
+    default they decide nothing else.
+    """
+
+    @abstractmethod
+    def resolve(
+        self, config: RunConfig, reader: Reader, pieces: Sequence[Piece], show_step: ShowStep
+    ) -> tuple[RunConfig, AnySteps]:
+        """Return the settings that the driver has decided, and the stages. Raise as `decisions.resolve`.
+
+        pieces: Those of the whole input.
+        """
+
+    @abstractmethod
+    def score_meaning(self, run: Run) -> ScoreMeaning:
+        """Return the meaning of the scores of a run."""
+
+    @abstractmethod
+    def first_look(self, run: Run, place: AnyPath) -> FirstLook:
+        """Return what computes the first images of a run, and keeps their records in a place."""
+
+    def with_stored(self, run: Run, stored: Decisions, folder: DatasetFolder, report: Report) -> Run:
+        """Return the run with the decisions that run.json or the manifest stores. Raise ResumeError if one is lost."""
+        return run
+
+    def has_open_decision(self, run: Run, stored: Decisions, *, has_rows: bool) -> bool:
+        """Return whether the first images decide something beside the share of absent phrases."""
+        return False
+
+    def decide(self, run: Run, first_images: FirstAnswers, report: Report) -> tuple[Run, Decisions]:
+        """Return the run with what the first images decide, and these decisions, which the report gets, too."""
+        return run, Decisions()
+
+
+class CutHeatMaps(RunSource):
+    """Heat maps that are cut. The first images may decide precision, calibration and presence."""
+
+    def resolve(
+        self, config: RunConfig, reader: Reader, pieces: Sequence[Piece], show_step: ShowStep
+    ) -> tuple[RunConfig, AnySteps]:
+        """See `RunSource.resolve`."""
+        steps = build_steps(config)
+        decided = config.in_precision(steps.model_stage.config.model.precision)
+        return decided.model_copy(update={"explain": steps.explainer}), steps
+
+    def score_meaning(self, run: Run) -> ScoreMeaning:
+        """See `RunSource.score_meaning`."""
+        config = run.config
+        return ScoreMeaning.of_heat_maps(
+            run.steps.calibration, run.shift, config.regions.calibration, config.model.precision
+        )
+
+    def first_look(self, run: Run, place: AnyPath) -> FirstLook:
+        """See `RunSource.first_look`."""
+        choice = run.config.regions.calibration
+        return partial(warm_up, reader=run.reader, pieces=run.input_pieces, choice=choice, place=place)
+
+    def with_stored(self, run: Run, stored: Decisions, folder: DatasetFolder, report: Report) -> Run:
+        """See `RunSource.with_stored`."""
+        if stored.shift is not None or not run.steps.is_calibrated:
+            values = None if stored.shift is None else stored.shift.value
+            run = _with_shift(run, None if values is None else DomainShift(**values), report)
+        presence = read_presence(folder.presence, stored.presence_digest)
+        return run if presence is None else _with_presence(run, presence)
+
+    def has_open_decision(self, run: Run, stored: Decisions, *, has_rows: bool) -> bool:
+        """See `RunSource.has_open_decision`; where there are rows, presence is no longer open."""
+        if stored.presence is not None:
+            return False
+        is_to_compare = run.steps.is_calibrated and stored.shift is None
+        return is_to_compare or _has_open_precision(run) or (_needs_presence(run) and not has_rows)
+
+    def decide(self, run: Run, first_images: FirstAnswers, report: Report) -> tuple[Run, Decisions]:
+        """See `RunSource.decide`."""
+        decisions = Decisions()
+        if _has_open_precision(run):
+            run = run.in_precision(first_images.precision)
+            report.note(f"the model computes in {first_images.precision}")
+        if run.steps.is_calibrated:
+            run = _with_shift(run, first_images.shift, report)
+            shift = None if run.shift is None else asdict(run.shift)
+            decisions = replace(decisions, shift=Decision(shift))
+        if _needs_presence(run):
+            report.note(first_images.presence.in_words())
+            calibration = first_images.presence.calibration
+            if calibration is not None:
+                run = _with_presence(run, calibration)
+            decisions = replace(decisions, presence=Decision(run.steps.calibration_digest))
+        return run, decisions
+
+
+@dataclass(frozen=True, slots=True)
+class OtherSource(RunSource):
+    """A source that makes regions itself.
+
+    Attributes:
+        stage_type: The stage in the place of `explain`.
+    """
+
+    stage_type: type[RegionSource[Any]]
+
+    def resolve(
+        self, config: RunConfig, reader: Reader, pieces: Sequence[Piece], show_step: ShowStep
+    ) -> tuple[RunConfig, AnySteps]:
+        """See `RunSource.resolve`."""
+        if self.stage_type.needs_model:
+            precision = precision_if_known(config.engine, config.model)
+            config = config.in_precision("fp32" if precision == AUTO else precision)
+        steps = build_source_steps(config)
+        most = config.source.pool_to_parse
+        if most is not None:
+            # Behind all that may be wrong: an input of millions of captions takes hours.
+            config = config.with_pool(parse_pool(config, reader, pieces, most, show_step))
+            steps = steps.with_source(config.source)
+        output = config.output.model_copy(update={"heat_maps": False})
+        return config.model_copy(update={"output": output}), steps
+
+    def score_meaning(self, run: Run) -> ScoreMeaning:
+        """See `RunSource.score_meaning`."""
+        reason = None if run.steps.is_calibrated else f"A score is {self.stage_type.score_means}"
+        return ScoreMeaning(calibration=run.steps.calibration, reason=reason)
+
+    def first_look(self, run: Run, place: AnyPath) -> FirstLook:
+        """See `RunSource.first_look`."""
+        return partial(estimate_share, reader=run.reader, pieces=run.input_pieces, place=place)
+
+
+def source_of(kind: str) -> RunSource:
+    """Return the source of a value of `source.kind`."""
+    return CutHeatMaps() if kind == HEAT_MAPS else OtherSource(SOURCES[kind])
+
+
+def _has_open_precision(run: Run) -> bool:
+    """Whether only the workers know the device of the model, and so its precision."""
+    return run.config.engine.kind == "ray" and run.config.model.precision == AUTO
+
+
+def _needs_presence(run: Run) -> bool:
+    """Whether presence is to be fitted: no calibration fits, and the settings leave that open."""
+    return run.config.regions.calibration == "auto" and run.steps.calibration is None
+
+
+def _with_shift(run: Run, shift: DomainShift | None, report: Report) -> Run:
+    """Return the run with a difference of its images; one that makes the calibration meaningless drops it.
+
+    The report gets what this means for the scores, and where maps are cut if no calibration says
+    that.
+    """
+    steps = apply_domain_shift(run.steps, shift, run.config.regions.calibration)
+    if shift is not None:
+        report.note(shift.what)
+    if steps.calibration is not None and steps.is_calibrated:
+        fault = precision_fault(steps.calibration, run.config.model.precision)
+        if fault is not None:
+            report.note(fault)
+    cut = steps.regions_stage.config
+    if cut != run.config.regions:
+        share = f"{cut.threshold} of their highest heat (regions.rule={cut.rule})"
+        report.note(f"Maps are cut at {share}: no calibration says where to cut them")
+    return replace(run, shift=shift, steps=steps)
+
+
+def _with_presence(run: Run, calibration: Calibration) -> Run:
+    """Return the run with a calibration of presence alone that was fitted to its images."""
+    return replace(run, steps=run.steps.with_calibration(calibration))
