@@ -23,10 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phrasebox.pipeline.config.run_config import RunConfig
-from phrasebox.pipeline.run.presence_fit import words_of
 from phrasebox.pipeline.run.stage_calls import run_stages, set_up
 from phrasebox.pipeline.run.steps import build_steps
 from phrasebox.stages.contract.records import Phrase, Record
+from phrasebox.stages.phrases.foreign import words_of
 from phrasebox.stages.read import make_reader
 from phrasebox.stages.regions.maker import RegionMaker
 from phrasebox.stages.scores.foreign_captions import caption_log_ratios, estimate_absent_share

@@ -25,7 +25,7 @@ from phrasebox.pipeline.calibrate.box_fit import (
 )
 from phrasebox.pipeline.calibrate.caption_views import CaptionView, captionings_of, views_of
 from phrasebox.pipeline.calibrate.cut_fit import UsualSizes, fit_cut_to_rows
-from phrasebox.pipeline.calibrate.presence import fit_detector_presence
+from phrasebox.pipeline.calibrate.presence import fit_detector_presence, fit_presence_to_truth
 from phrasebox.pipeline.config.paths import write_file
 from phrasebox.pipeline.config.run_config import sets_any
 from phrasebox.pipeline.dataset.rows import Row
@@ -34,11 +34,10 @@ from phrasebox.pipeline.evaluate.estimates import (
     Estimate,
     Estimates,
     debiased_calibration_error,
-    fit_with_folds,
+    judge_with_folds,
     squared_error_gain,
 )
 from phrasebox.pipeline.evaluate.evaluation_set import EvaluationSet
-from phrasebox.pipeline.evaluate.foreign_phrases import fit_presence_to_truth
 from phrasebox.pipeline.evaluate.metrics import is_right
 from phrasebox.pipeline.run.calibration import calibration_basis, source_basis
 from phrasebox.pipeline.run.steps import AnyRegionsStage, AnySteps, build_steps
@@ -50,6 +49,7 @@ from phrasebox.stages.regions.stage import RegionsStage
 from phrasebox.stages.scores.detected import BoxEvidence, DetectorPresence
 from phrasebox.stages.scores.fitted_cut import FittedCut
 from phrasebox.stages.scores.learned_box import BoxModel
+from phrasebox.stages.scores.logistic import fit_logistic
 from phrasebox.stages.scores.presence import Presence
 from phrasebox.stages.scores.score import Calibration, Evidence
 
@@ -109,7 +109,8 @@ def write_calibration(evaluation_set: EvaluationSet, out: Path, console: Console
     names = list(regions[0].evidence.features)
     features = np.array([[*region.evidence.features.values()] for region in regions])
     images = np.array([region.image for region in regions], np.int64)
-    regression, scores = fit_with_folds(features, labels, images, ("right regions", "wrong regions"))
+    scores = judge_with_folds(features, labels, images, ("right regions", "wrong regions"))
+    regression = fit_logistic(features, labels)
     counts = {"regions": int(is_whole.sum()), "right": int(labels[is_whole].sum())}
     calibration = Calibration(
         bias=regression.bias,

@@ -8,7 +8,7 @@ estimates.py          means with bootstrap intervals; risk, coverage and calibra
 evaluation.py         `eval`
 absent.py             absent phrases: which to ask for
 absent_figures.py     absent phrases: whether they are recognised
-foreign_phrases.py    phrases of other images asked of a model, and the fit of presence to them
+foreign_phrases.py    phrases of other images asked of a model
 reviews.py            regions that people review, and what answers say of a dataset: `stats --reviews`
 verdicts.py           advice from the figures of `eval` and `calibrate`
 model_check.py        `models check`

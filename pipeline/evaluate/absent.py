@@ -27,8 +27,8 @@ from itertools import chain, permutations
 from typing import Final
 
 from phrasebox.pipeline.evaluate.matching import Query
-from phrasebox.pipeline.run.presence_fit import draw_phrase, may_be, words_of
 from phrasebox.stages.contract.records import Phrase, stable_id
+from phrasebox.stages.phrases.foreign import PhraseOfImage, draw_phrases, may_be, words_of
 from phrasebox.stages.phrases.groups import link_phrases
 from phrasebox.stages.phrases.nouns import noun_lists
 
@@ -95,9 +95,9 @@ class PhrasePool:
     """
 
     def __init__(self, images: Sequence[QueriedImage]) -> None:
-        self.placed: list[tuple[int, Phrase]] = []
-        self.by_type: dict[str, list[tuple[int, Phrase]]] = {}
-        self.by_head: dict[str, list[tuple[int, Phrase]]] = {}
+        self.placed: list[PhraseOfImage] = []
+        self.by_type: dict[str, list[PhraseOfImage]] = {}
+        self.by_head: dict[str, list[PhraseOfImage]] = {}
         self.aliases: dict[Phrase, list[Phrase]] = {}
         self.companions: dict[str, Counter[str]] = {}
         for image in images:
@@ -148,12 +148,7 @@ def _with_absent_phrases(image: QueriedImage, pool: PhrasePool) -> QueriedImage:
     absent: dict[str, tuple[Phrase, ...]] = {}
     voters: dict[str, tuple[Phrase, ...]] = {}
     for kind, pools in candidates.items():
-        texts: set[str] = set()
-        drafts = [
-            draw_phrase(rng, part, image=image.number, words=image_words | heads, drawn=texts)
-            for part in pools
-        ]
-        absent[kind] = tuple(phrase for phrase in drafts if phrase)
+        absent[kind] = draw_phrases(rng, pools, image=image.number, words=image_words | heads)
         for phrase in absent[kind]:
             aliases = (alias for alias in pool.aliases[phrase] if alias != phrase)
             voters[phrase.text] = tuple(

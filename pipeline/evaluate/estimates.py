@@ -19,7 +19,7 @@ from pydantic_core import from_json, to_json
 from phrasebox.pipeline.dataset.selection import SIZES
 from phrasebox.stages.contract.errors import InputError
 from phrasebox.stages.contract.values import Bools, Floats, Integers
-from phrasebox.stages.scores.logistic import LogisticModel, fit_logistic, roc_area
+from phrasebox.stages.scores.logistic import fit_logistic, roc_area
 
 RESAMPLES: Final = 2000
 
@@ -261,19 +261,14 @@ def predict_out_of_fold(images: Integers, predict: Callable[[Bools], Floats]) ->
     return predictions
 
 
-def fit_with_folds(
-    features: Floats, labels: Bools, images: Integers, kinds: tuple[str, str]
-) -> tuple[LogisticModel, Floats]:
-    """Fit a logistic regression to features (n, k), and judge it on images that it was not fitted to.
+def judge_with_folds(features: Floats, labels: Bools, images: Integers, kinds: tuple[str, str]) -> Floats:
+    """Return the probability (n,) of each value by a logistic regression that was fitted to the images of other folds.
 
     Args:
         features: Those of regions or phrases (n, k).
         labels: What the regression tells of each (n,).
         images: The number of the image of each (n,).
         kinds: What those with and without the label are called, as ("right regions", "wrong regions").
-
-    Returns:
-        The fit to all images, and the probability (n,) of each value by a fit to the images of other folds.
 
     Raise InputError if all values are of one kind, or all of those outside some fold.
     """
@@ -288,5 +283,4 @@ def fit_with_folds(
             )
         return fit_logistic(features[~in_fold], fitted).probability(features[in_fold])
 
-    probabilities = predict_out_of_fold(images, predict)
-    return fit_logistic(features, labels), probabilities
+    return predict_out_of_fold(images, predict)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from hashlib import blake2b
 from typing import Any, Final
 
@@ -22,20 +22,20 @@ import pyarrow.parquet as pq
 from phrasebox.pipeline.output.shards import keys_of
 from phrasebox.stages.contract.records import Record, Sample
 from phrasebox.stages.contract.tables import RECORD_SCHEMA, records_to_table, table_to_records
-from phrasebox.stages.contract.values import Integers, Json
+from phrasebox.stages.contract.values import Floats32, Integers, Json
 from phrasebox.stages.files.storage import AnyPath, found_in, replacing
-from phrasebox.stages.scores.presence import Signals
+from phrasebox.stages.scores.presence import ImageSignals, TextSignals
 
 OnProgress = Callable[[int, int], None]
 """Called with the number of the first images that are computed, and with that of all."""
 
-_OF_TEXTS: Final = ("texts", "cosines", "local")
-_SIGNALS: Final = pa.struct(
-    [
-        (name, pa.list_(pa.float32()))
-        for name in ("embedding", *_OF_TEXTS, *(f"caption_{part}" for part in _OF_TEXTS))
-    ]
-)
+_KINDS: Final = ("phrases", "foreign", "captions")  # of texts
+_TEXT_ARRAYS: Final = tuple(part.name for part in fields(TextSignals))
+_NUMBERS: Final = pa.list_(pa.float32())
+_TEXTS: Final = pa.struct([(name, _NUMBERS) for name in _TEXT_ARRAYS])
+_SCHEMA: Final = RECORD_SCHEMA.append(
+    pa.field("signals", pa.struct([("embedding", _NUMBERS), *((kind, _TEXTS) for kind in _KINDS)]))
+).append(pa.field("foreign", pa.list_(pa.string())))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +49,7 @@ class FirstImage:
     """
 
     record: Record
-    signals: Signals | None = None
+    signals: ImageSignals | None = None
     foreign: tuple[str, ...] = ()
 
 
@@ -67,7 +67,10 @@ class FirstImages:
 
     @classmethod
     def of(cls, place: AnyPath | None, *steps: str | None) -> FirstImages:
-        """Return those that are kept in a place for steps; a file that cannot be read does not count."""
+        """Return those that are kept in a place for steps.
+
+        A file does not count if it cannot be read, or if another version wrote it in another form.
+        """
         if place is None:
             return cls()
         folder = place / blake2b(json.dumps(steps).encode(), digest_size=8).hexdigest()
@@ -116,12 +119,14 @@ def _to_table(images: Sequence[FirstImage]) -> Any:
     table = records_to_table([image.record for image in images])
     signals = [None if image.signals is None else _values_of(image.signals) for image in images]
     foreign = [list(image.foreign) for image in images]
-    return table.append_column("signals", pa.array(signals, _SIGNALS)).append_column(
-        "foreign", pa.array(foreign, pa.list_(pa.string()))
-    )
+    for name, values in (("signals", signals), ("foreign", foreign)):
+        table = table.append_column(name, pa.array(values, _SCHEMA.field(name).type))
+    return table
 
 
 def _images_of(table: Any) -> list[FirstImage]:
+    if not table.schema.equals(_SCHEMA):
+        return []
     records = table_to_records(table.select(RECORD_SCHEMA.names))
     parts = zip(records, table["signals"], table["foreign"].to_pylist(), strict=True)
     return [
@@ -130,31 +135,32 @@ def _images_of(table: Any) -> list[FirstImage]:
     ]
 
 
-def _values_of(signals: Signals) -> Json:
+def _values_of(signals: ImageSignals) -> Json:
     """Return the arrays of signals, flat."""
-    values = {name: getattr(signals, name).ravel() for name in _OF_TEXTS}
-    captions = signals.captions
-    of_captions = {
-        f"caption_{name}": None if captions is None else getattr(captions, name).ravel()
-        for name in _OF_TEXTS
+
+    def values_of(texts: TextSignals) -> Json:
+        return {name: getattr(texts, name).ravel() for name in _TEXT_ARRAYS}
+
+    return {
+        "embedding": signals.embedding,
+        **{kind: values_of(getattr(signals, kind)) for kind in _KINDS},
     }
-    return {"embedding": signals.embedding, **values, **of_captions}
 
 
-def _signals_of(values: Any) -> Signals | None:
+def _signals_of(scalar: Any) -> ImageSignals | None:
     """Invert `_values_of`, from an Arrow scalar."""
-    if not values.is_valid:
+    if not scalar.is_valid:
         return None
-    arrays = {
-        name: scalar.values.to_numpy(zero_copy_only=False)
-        for name, scalar in values.items()
-        if scalar.is_valid
-    }
-    embedding = arrays["embedding"]
+    embedding = _array_of(scalar["embedding"])
 
-    def signals(prefix: str, captions: Signals | None = None) -> Signals:
-        of_texts = {name: arrays[prefix + name] for name in _OF_TEXTS}
-        of_texts["texts"] = of_texts["texts"].reshape(-1, len(embedding))
-        return Signals(embedding=embedding, **of_texts, captions=captions)
+    def texts_of(values: Any) -> TextSignals:
+        arrays = {name: _array_of(values[name]) for name in _TEXT_ARRAYS}
+        arrays["embeddings"] = arrays["embeddings"].reshape(-1, len(embedding))
+        return TextSignals(**arrays)
 
-    return signals("", signals("caption_") if "caption_texts" in arrays else None)
+    return ImageSignals(embedding=embedding, **{kind: texts_of(scalar[kind]) for kind in _KINDS})
+
+
+def _array_of(numbers: Any) -> Floats32:
+    array: Floats32 = numbers.values.to_numpy(zero_copy_only=False)
+    return array

@@ -30,7 +30,7 @@ from phrasebox.pipeline.terminal import counted
 from phrasebox.stages.contract.records import Record
 from phrasebox.stages.scores.captioning import Captioning
 from phrasebox.stages.scores.foreign_captions import USUAL_SHARE, caption_log_ratios, estimate_absent_share
-from phrasebox.stages.scores.presence import Signals
+from phrasebox.stages.scores.presence import ImageSignals
 from phrasebox.stages.scores.score import Calibration, Evidence
 from phrasebox.stages.write import Tally
 
@@ -85,7 +85,7 @@ NOT_COMPARED: Final = DomainShift(
 
 
 def find_domain_shift(
-    steps: HeatMapSteps, records: Sequence[Record], signals: Sequence[Signals]
+    steps: HeatMapSteps, records: Sequence[Record], signals: Sequence[ImageSignals]
 ) -> DomainShift | None:
     """Compare the first images with those that the calibration was fitted to.
 
@@ -184,7 +184,7 @@ def _span(low: float, high: float) -> str:
     return f"{low:.2g}" if low == high else f"{low:.2g} to {high:.2g}"
 
 
-def _image_shift(steps: HeatMapSteps, signals: Sequence[Signals]) -> DomainShift | None:
+def _image_shift(steps: HeatMapSteps, signals: Sequence[ImageSignals]) -> DomainShift | None:
     """Compare what images show with what those of the fit do."""
     presence = steps.model_stage.presence
     embeddings = [part.embedding for part in signals if part.is_finite]

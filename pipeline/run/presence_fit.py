@@ -1,30 +1,19 @@
 """Presence without annotations, fitted to captioned images alone: to those of a dataset, or to the first of a run.
 
-A phrase of an image's captions is taken as there, and a phrase of another image as absent. Both
-are wrong at times: captions lie, and a phrase of another image may fit. So the fit is not of
-these labels but of what they are noisy copies of. With y whether a phrase is there, and s
-whether the captions say it,
-
-    P(y | features)   a logistic regression
-    P(s | y)          two rates, the same for all phrases
-
-and expectation maximisation finds the most likely weights and rates together (learning from
-noisy labels with unknown rates: Lawrence & Schoelkopf, ICML 2001; Natarajan and others, NIPS
-2013, whose forward correction has the same likelihood with known rates). A phrase of another
-image is left out if it shares a word or its head noun with the captions, or if its head may name
-one of their objects ("person", where they say "man").
+A phrase of an image's captions is taken as there, and a phrase of another image as absent, which
+are noisy labels (`phrasebox.stages.scores.fitted_presence`). A phrase of another image is left out if
+it shares a word or its head noun with the captions, or if its head may name one of their objects
+("person", where they say "man").
 """
 
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from hashlib import sha256
-from itertools import islice
+from itertools import islice, repeat
 from typing import Any, Final
 
 import numpy as np
@@ -36,13 +25,13 @@ from phrasebox.pipeline.run.steps import HeatMapSteps
 from phrasebox.pipeline.terminal import counted, say
 from phrasebox.stages.contract.errors import ResumeError
 from phrasebox.stages.contract.records import Phrase, Record, stable_id
-from phrasebox.stages.contract.values import Bools, Floats, Json
+from phrasebox.stages.contract.values import Bools, Json
 from phrasebox.stages.explain.stage import ExplainStage
 from phrasebox.stages.files.storage import AnyPath
-from phrasebox.stages.phrases.nouns import relation
+from phrasebox.stages.phrases.foreign import PhraseOfImage, draw_phrases, words_of
 from phrasebox.stages.scores.detected import DetectorPresence
-from phrasebox.stages.scores.logistic import LogisticModel, fit_logistic, roc_area
-from phrasebox.stages.scores.presence import FEATURES, ImageStatistics, Presence, Signals, features_of
+from phrasebox.stages.scores.fitted_presence import PhraseFeatures, fit_presence, separation
+from phrasebox.stages.scores.presence import ClipFeatures, ImageSignals, Presence
 from phrasebox.stages.scores.score import Calibration, calibration_of
 
 MOST_IMAGES: Final = 300  # that are computed for a fit
@@ -65,16 +54,6 @@ LEAST_AREA: Final = 0.6
 other images. A model whose weights were not trained has 0.5. It is that of one feature, because
 the others know texts that are said often."""
 
-STEPS: Final = 300  # most steps of the expectation maximisation
-
-TOLERANCE: Final = 1e-5  # change of the rates below which it ends
-
-_TRIES: Final = (
-    200  # draws for one phrase; an image that shares words with nearly all others gets fewer phrases
-)
-
-_WORD: Final = re.compile(r"\w+")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PresenceResult:
@@ -94,44 +73,6 @@ class PresenceResult:
             return f"presence is not known: {self.reason}"
         share = self.calibration.made_from["absent_share"]
         return f"presence was fitted to {self.calibration.fitted_to}, of whose phrases {share:.1%} seem to be absent"
-
-
-def words_of(text: str) -> list[str]:
-    """Return the words of a text in lower case."""
-    return _WORD.findall(text.casefold())
-
-
-def draw_phrase(
-    rng: random.Random,
-    pool: Sequence[tuple[int, Phrase]],
-    *,
-    image: int,
-    words: set[str],
-    drawn: set[str],
-    heads: Sequence[str] = (),
-) -> Phrase | None:
-    """Draw a phrase of another image from a pool of images and phrases, and add it to `drawn`.
-
-    It shares no word with `words`, and its head may not name one of the objects with `heads`.
-    None if there is none.
-    """
-    for _ in range(_TRIES):
-        owner, phrase = pool[rng.randrange(len(pool))]
-        if (
-            owner == image
-            or phrase.text in drawn
-            or not words.isdisjoint({*words_of(phrase.text), phrase.head})
-        ):
-            continue
-        if not any(may_be(phrase.head, head) for head in heads):
-            drawn.add(phrase.text)
-            return phrase
-    return None
-
-
-def may_be(head: str, named: str) -> bool:
-    """Return whether an object that one head noun names may be called by another."""
-    return relation(head, named) in ("same", "equal", "above")
 
 
 def most_to_fit(samples: int | None) -> int:
@@ -176,7 +117,7 @@ def explain_no_difference(area: float) -> str | None:
     return f"captions fit their images hardly better than those of others (ROC area {area:.2f})"
 
 
-def draw_for_images(parsed: Sequence[Record]) -> tuple[dict[int, list[Phrase]], str | None]:
+def draw_for_images(parsed: Sequence[Record]) -> tuple[dict[int, tuple[Phrase, ...]], str | None]:
     """Draw as many phrases of other images for each captioned record as it has, by the key of its sample.
 
     Also return why they are too few for a fit; None if they are enough.
@@ -196,91 +137,51 @@ def draw_for_images(parsed: Sequence[Record]) -> tuple[dict[int, list[Phrase]], 
     return drawn, None
 
 
-def fit_presence_to_captions(
-    steps: HeatMapSteps, signals: Sequence[Signals], in_captions: Sequence[Sequence[bool]]
-) -> PresenceResult:
-    """Fit presence to the signals of images.
-
-    in_captions: For each text of each image's signals, whether it is in a caption of the image.
-    """
-    usable = [
-        (image, image_labels)
-        for image, image_labels in zip(signals, in_captions, strict=True)
-        if image.is_finite
-    ]
+def fit_presence_to_captions(steps: HeatMapSteps, signals: Sequence[ImageSignals]) -> PresenceResult:
+    """Fit presence to the phrases of images and to those of others that they were compared with."""
+    usable = [image for image in signals if image.is_finite]
     if len(usable) < FEWEST_IMAGES:
         reason = f"{len(usable)} of {len(signals)} images have finite cosines, {FEWEST_IMAGES} are needed"
         return PresenceResult(reason=reason)
-    usable_signals, label_parts = zip(*usable, strict=True)
-    labels = np.concatenate(label_parts)
-    images = ImageStatistics.of(np.stack([image.embedding for image in usable_signals]))
-    features = features_of(images, usable_signals)
-    area = roc_area(features[:, FEATURES.index("deviation")])(labels.astype(float), (~labels).astype(float))
-    if (no_difference := explain_no_difference(area)) is not None:
-        return PresenceResult(reason=no_difference)
-    fit, presences = fit_noisy(features, labels)
-    share = 1.0 - float(presences.mean())
-    presence = Presence(images=images, bias=fit.bias, **fit.by_name(FEATURES), absent_share=share)
-    return PresenceResult(
-        calibration=presence_calibration(
-            presence_basis(steps.explainer, steps.fingerprint),
-            presence,
-            presences[labels],
-            images=len(usable),
-            precisions=[steps.model_stage.precision],
-        )
+    return fit_to_captions(
+        ClipFeatures.of(usable),
+        ~np.concatenate([image.is_foreign for image in usable]),
+        presence_basis(steps.explainer, steps.fingerprint),
+        images=len(usable),
+        precisions=[steps.model_stage.precision],
     )
 
 
-def presence_calibration(
-    made_with: Json, presence: Presence | DetectorPresence, presences: Floats, **made_from: Any
-) -> Calibration:
-    """Return a calibration of presence alone, fitted without annotations.
+def fit_to_captions(
+    features: PhraseFeatures[Presence | DetectorPresence],
+    in_captions: Bools,
+    made_with: Json,
+    **made_from: Any,
+) -> PresenceResult:
+    """Fit presence to the features of phrases, without annotations.
 
-    presences: Those of the captions' phrases (n,). The other arguments are those of `Calibration`.
+    in_captions: Whether a caption of its image says each phrase (n,). The other arguments are those of
+    `Calibration`.
     """
-    share = round(1.0 - float(presences.mean()), 3)
-    return Calibration(
+    if (no_difference := explain_no_difference(separation(features, in_captions))) is not None:
+        return PresenceResult(reason=no_difference)
+    fit = fit_presence(features, in_captions, is_noisy=True)
+    share = round(1.0 - float(fit.likely[in_captions].mean()), 3)
+    calibration = Calibration(
         bias=0.0,
         mean={},
         scale={},
         weight={},
         made_with=made_with,
         made_from={"annotations": "none", "absent_share": share, **made_from},
-        presence=presence,
+        presence=fit.presence,
     )
-
-
-def fit_noisy(features: Floats, in_captions: Bools) -> tuple[LogisticModel, Floats]:
-    """Fit a regression to noisy labels.
-
-    Args:
-        features: Features of phrases (n, k).
-        in_captions: Whether the captions have the phrase (n,), which is a noisy sign of its
-            presence.
-
-    Returns:
-        The regression of presence, and the presence of each phrase (n,), given the captions, too.
-    """
-    presences = in_captions.astype(np.float64)
-    rates = np.array([0.05, 0.95])  # of captions that have an absent phrase, and a present one
-    fit = fit_logistic(features, presences)
-    for _ in range(STEPS):
-        likely = fit.probability(features)
-        joint = np.where(in_captions[:, None], rates, 1.0 - rates) * np.column_stack([1.0 - likely, likely])
-        presences = joint[:, 1] / joint.sum(axis=1)
-        weights = np.column_stack([1.0 - presences, presences])
-        previous_rates = rates
-        rates = (weights * in_captions[:, None]).sum(axis=0) / weights.sum(axis=0)
-        fit = fit_logistic(features, presences)
-        if np.abs(rates - previous_rates).max() < TOLERANCE:
-            break
-    return fit, presences
+    return PresenceResult(calibration=calibration)
 
 
 def signals_of(
     model: ExplainStage, records: Iterable[Record], console: Console
-) -> Iterator[tuple[Record, Signals]]:
+) -> Iterator[tuple[Record, ImageSignals]]:
     """Yield prepared records that have phrases with their heat maps and signals, by a stage that is not set up.
 
     Images whose signals are not finite are left out, and then the console says how many.
@@ -293,12 +194,12 @@ def signals_of(
     )
     with set_up([model]), collecting_signals(model) as signals:
         while batch := list(islice(usable, model.forward_batch_size())):
-            for record, image in zip(model.process(batch), signals, strict=True):
+            for record in model.process(batch):
+                image = signals.pop(record.sample.key)
                 if image.is_finite:
                     yield record, image
                 else:
                     unknown += 1
-            signals.clear()
     if unknown:
         say(console, f"left out, because their embeddings are not finite: {counted(unknown, 'image')}")
 
@@ -308,9 +209,9 @@ def collecting_signals(
     model: ExplainStage,
     foreign: Mapping[int, Sequence[str]] | None = None,
     upcoming: Sequence[Record] = (),
-) -> Iterator[list[Signals]]:
-    """Yield the list in which a stage collects signals within the block; see `ExplainStage`."""
-    signals: list[Signals] = []
+) -> Iterator[dict[int, ImageSignals]]:
+    """Yield where a stage collects signals within the block, by the key of the sample; see `ExplainStage`."""
+    signals: dict[int, ImageSignals] = {}
     model.signals = signals
     model.foreign = foreign or {}
     model.upcoming = upcoming
@@ -322,10 +223,9 @@ def collecting_signals(
         model.upcoming = ()
 
 
-def draw_foreign_phrases(record: Record, pool: Sequence[tuple[int, Phrase]], most: int) -> list[Phrase]:
+def draw_foreign_phrases(record: Record, pool: Sequence[PhraseOfImage], most: int) -> tuple[Phrase, ...]:
     """Draw phrases of other images for a record, which is the same for the same record and pool of ids and phrases."""
     rng = random.Random(stable_id(record.sample.sample_id))  # noqa: S311  which phrases are drawn is no secret
-    heads = list(dict.fromkeys(phrase.head for phrase in record.phrases))
-    words = {word for caption in record.sample.captions for word in words_of(caption)} | set(heads)
-    draw = partial(draw_phrase, rng, pool, image=record.sample.id, words=words, drawn=set(), heads=heads)
-    return [phrase for phrase in (draw() for _ in range(most)) if phrase is not None]
+    heads = {phrase.head for phrase in record.phrases}
+    words = {word for caption in record.sample.captions for word in words_of(caption)} | heads
+    return draw_phrases(rng, repeat(pool, most), image=record.sample.id, words=words, heads=heads)

@@ -52,7 +52,7 @@ from phrasebox.stages.files.storage import AnyPath
 from phrasebox.stages.read import Piece, Reader, ReaderConfig, make_reader, plan_pieces
 from phrasebox.stages.read.base import BATCH_BYTES
 from phrasebox.stages.scores.foreign_captions import USUAL_SHARE, caption_log_ratios, estimate_absent_share
-from phrasebox.stages.scores.presence import Presence, Signals
+from phrasebox.stages.scores.presence import ImageSignals, Presence, TextSignals
 from phrasebox.stages.scores.score import Calibration
 
 PIECES: Final = 4  # that the samples come from, evenly spaced in the input
@@ -209,17 +209,18 @@ def compare_images(
     look = look or Look()
     look.expect(SHARE_SAMPLES if steps.has_open_share else SAMPLES, pieces)
     parsed = _parse(steps, first_samples(reader, pieces, SAMPLES), answers)
-    records, signals = _explain(steps, parsed, answers, look)
-    answers.shift = find_domain_shift(steps, records, signals)
-    answers.records = records
+    images = _explain(steps, parsed, answers, look)
+    answers.records = [image.record for image in images]
+    answers.shift = find_domain_shift(steps, answers.records, _signals_of(images))
     if answers.shift is not None and answers.shift.in_regions:
         return answers
     if steps.has_open_share:
-        keys = {record.sample.key for record in records}
+        keys = {record.sample.key for record in answers.records}
         samples = (
             sample for sample in first_samples(reader, pieces, SHARE_SAMPLES) if sample.key not in keys
         )
-        answers.records = records + _explain(steps, _parse(steps, samples, answers), answers, look)[0]
+        images += _explain(steps, _parse(steps, samples, answers), answers, look)
+        answers.records = [image.record for image in images]
     answers.estimate_share(steps.calibration)
     return answers
 
@@ -278,16 +279,11 @@ def fit_to_samples(
         return answers
     foreign = {key: [phrase.text for phrase in phrases] for key, phrases in drawn.items()}
     # Which phrases are the likeliest is only known after the fit.
-    records, signals = _explain(
-        steps, [replace(record, object_numbers=()) for record in parsed], answers, look or Look(), foreign
-    )
-    mapped = [len(record.heat_maps) for record in records if record.heat_maps]
-    labels = [
-        [place < phrases for place in range(len(image.cosines))]
-        for phrases, image in zip(mapped, signals, strict=True)
-    ]
-    answers.presence = fit_presence_to_captions(steps, signals, labels)
-    answers.records = list(_judge(records, signals, presence_in(answers.presence.calibration)))
+    unlimited = [replace(record, object_numbers=()) for record in parsed]
+    images = _explain(steps, unlimited, answers, look or Look(), foreign)
+    answers.presence = fit_presence_to_captions(steps, _signals_of(images))
+    presence = presence_in(answers.presence.calibration)
+    answers.records = [_judge(image, presence) for image in images]
     answers.estimate_share(answers.presence.calibration)
     # Where phrases have to be dropped, the run computes the image again.
     answers.records = [record for record in answers.records if len(record.heat_maps) <= record.phrase_limit]
@@ -321,26 +317,26 @@ def _explain(
     answers: FirstAnswers,
     look: Look,
     foreign: Mapping[int, Sequence[str]] | None = None,
-) -> tuple[list[Record], list[Signals]]:
-    """The records with heat maps, and the signals of those that have some."""
+) -> list[FirstImage]:
+    """The images with heat maps and signals."""
     purpose = "compare" if foreign is None else "fit"
     cache = FirstImages.of(look.place, purpose, steps.model_stage.precision, steps.calibration_digest)
     model = steps.model_stage
 
-    def compute(batch: list[Record], upcoming: Sequence[Record]) -> list[tuple[Record, Signals | None]]:
+    def compute(
+        batch: list[Record], upcoming: Sequence[Record]
+    ) -> list[tuple[Record, ImageSignals | None]]:
         with collecting_signals(model, foreign, upcoming) as signals:
             mapped = run_stages((steps.prepare_stage, model), batch, answers.note)
-        of_mapped = iter(signals)
-        return [(record, next(of_mapped) if record.heat_maps else None) for record in mapped]
+        return [(record, signals.get(record.sample.key)) for record in mapped]
 
-    images = _compute(model, parsed, compute, look, cache, foreign or {})
-    return [image.record for image in images], [image.signals for image in images if image.signals]
+    return _compute(model, parsed, compute, look, cache, foreign or {})
 
 
 def _compute(
     model: Stage,
     parsed: Sequence[Record],
-    compute: Callable[[list[Record], Sequence[Record]], Sequence[tuple[Record, Signals | None]]],
+    compute: Callable[[list[Record], Sequence[Record]], Sequence[tuple[Record, ImageSignals | None]]],
     look: Look,
     cache: FirstImages,
     foreign: Mapping[int, Sequence[str]] = MappingProxyType({}),
@@ -380,27 +376,27 @@ def _compute(
     return [image for image in images if image is not None]
 
 
-def _judge(
-    records: Sequence[Record], signals: Sequence[Signals], presence: Presence | None
-) -> Iterator[Record]:
-    """The records with the presence of their phrases, as the model's stage would judge it."""
-    by_image = iter(signals)
-    for record in records:
-        if not record.heat_maps:
-            yield record
-            continue
-        image = next(by_image)
-        judged = zip(record.heat_maps, _presences(presence, image), strict=False)
-        pairs = zip(record.caption_scores, _presences(presence, image.captions), strict=False)
-        yield replace(
-            record,
-            heat_maps=tuple(replace(heat_map, presence=value) for heat_map, value in judged),
-            caption_presences=tuple(None if score is None else value for score, value in pairs),
-        )
+def _signals_of(images: Sequence[FirstImage]) -> list[ImageSignals]:
+    """The signals of the images that have heat maps."""
+    return [image.signals for image in images if image.signals is not None]
 
 
-def _presences(presence: Presence | None, signals: Signals | None) -> Iterable[float | None]:
-    """Return the presence of the texts of signals; None for ever where nothing judges it."""
-    if presence is None or signals is None:
+def _judge(image: FirstImage, presence: Presence | None) -> Record:
+    """The record of an image with the presence of its phrases, as the model's stage would judge it."""
+    record = image.record
+    if image.signals is None:
+        return record
+    judged = zip(record.heat_maps, _presences(presence, image.signals.phrases), strict=False)
+    pairs = zip(record.caption_scores, _presences(presence, image.signals.captions), strict=False)
+    return replace(
+        record,
+        heat_maps=tuple(replace(heat_map, presence=value) for heat_map, value in judged),
+        caption_presences=tuple(None if score is None else value for score, value in pairs),
+    )
+
+
+def _presences(presence: Presence | None, texts: TextSignals) -> Iterable[float | None]:
+    """Return the presence of texts; None for ever where nothing judges it."""
+    if presence is None:
         return repeat(None)
-    return presence.probabilities(signals.texts, signals.cosines, signals.local)
+    return presence.probabilities(texts.embeddings, texts.cosines, texts.local)

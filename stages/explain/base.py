@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import repeat
+from itertools import accumulate, chain, pairwise, repeat
 from typing import ClassVar, Final, Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -34,7 +34,7 @@ from phrasebox.stages.model.clip import ClipModel, TextCache, templates_of
 from phrasebox.stages.model.config import TowerKind
 from phrasebox.stages.model.device import PendingTransfer, pixels_on
 from phrasebox.stages.model.towers.vision import VisionTower
-from phrasebox.stages.scores.presence import Presence, Signals
+from phrasebox.stages.scores.presence import ImageSignals, Presence, TextSignals
 
 Cost = Literal["forward", "backward", "perturbation"]
 """Cost of maps beside the trunk: `forward` next to nothing, `backward` a backward pass (in
@@ -64,25 +64,27 @@ class PendingMatches:
     """The cosines of a batch that a device may still be computing.
 
     Attributes:
-        texts: Texts of each image.
+        phrases: Texts of each image's phrases.
+        foreign: Texts of phrases of other images, for each image.
         captions: Texts of each image's captions.
-        results: Cosines of the texts of each image and of its captions behind them. If signals
-            were wanted, image embeddings, text embeddings and cosines of patches follow.
+        results: Cosines of all texts of each image, in this order. If signals were wanted, image
+            embeddings, text embeddings and cosines of patches follow.
     """
 
-    texts: Sequence[Sequence[str]]
+    phrases: Sequence[Sequence[str]]
+    foreign: Sequence[Sequence[str]]
     captions: Sequence[Sequence[str]]
     results: PendingTransfer
 
     def wait(self, presence: Presence | None = None) -> list[dict[str, Match]]:
-        """Wait for this batch, and for no later one, and return the matches of each image by text, also of captions.
+        """Wait for this batch, and for no later one, and return the matches of each image by text, of whatever kind.
 
         `presence` judges whether texts are in their images, by the signals; without it nothing
         does. A cosine that is not finite is 0. Raise RuntimeError for a fault of the device,
         which may report it only now.
         """
         cosines, *signals = self.results.wait()
-        images = [(*texts, *captions) for texts, captions in zip(self.texts, self.captions, strict=True)]
+        images = [[*chain(*kinds)] for kinds in self._kinds]
         places = tuple(
             np.array([(b, place) for b, texts in enumerate(images) for place in range(len(texts))]).T
         )
@@ -95,24 +97,31 @@ class PendingMatches:
         matches = map(Match, finite, probabilities)
         return [dict(zip(texts, matches, strict=False)) for texts in images]
 
-    def signals(self) -> list[Signals]:
-        """Return the signals of each image's texts for presence, if they were wanted."""
+    def signals(self) -> list[ImageSignals]:
+        """Return the signals of each image for presence, if they were wanted."""
         cosines, embeddings, embedded, local = self.results.wait()
-
-        def of(b: int, part: slice, captions: Signals | None = None) -> Signals:
+        images: list[ImageSignals] = []
+        for b, kinds in enumerate(self._kinds):
             # A view would keep the results of all images, and on a GPU pinned memory.
-            return Signals(
-                embedding=embeddings[b].copy(),
-                texts=embedded[b, part].copy(),
-                cosines=cosines[b, part].copy(),
-                local=local[b, part].copy(),
-                captions=captions,
+            phrases, foreign, captions = (
+                TextSignals(
+                    embeddings=embedded[b, start:end].copy(),
+                    cosines=cosines[b, start:end].copy(),
+                    local=local[b, start:end].copy(),
+                )
+                for start, end in pairwise(accumulate(map(len, kinds), initial=0))
             )
+            images.append(
+                ImageSignals(
+                    embedding=embeddings[b].copy(), phrases=phrases, foreign=foreign, captions=captions
+                )
+            )
+        return images
 
-        return [
-            of(b, slice(len(texts)), of(b, slice(len(texts), len(texts) + len(captions))))
-            for b, (texts, captions) in enumerate(zip(self.texts, self.captions, strict=True))
-        ]
+    @property
+    def _kinds(self) -> Iterable[tuple[Sequence[str], ...]]:
+        """The three kinds of texts of each image."""
+        return zip(self.phrases, self.foreign, self.captions, strict=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,22 +238,23 @@ class Explainer(ABC, Generic[ConfigT]):
         texts: Sequence[Sequence[str]],
         captions: Sequence[Sequence[str]] = (),
         *,
+        foreign: Sequence[Sequence[str]] = (),
         with_signals: bool = False,
     ) -> BatchComparison:
         """Start to compare images of one size with texts, without waiting for the device; a CPU computes here.
 
         At least one image has texts. What the model's context does not hold of `captions` is cut
-        off. `with_signals`: whether presence will be judged or fitted. Raise ValueError as
-        `explain` does.
+        off. `foreign`: phrases of other images. `with_signals`: whether presence will be judged or
+        fitted. Raise ValueError as `explain` does.
         """
         if len(images) != len(texts):
             raise ValueError(f"expected as many phrase lists as images, got {len(texts)} and {len(images)}")
         placement = self.model.tower.placement
         placement.grid_hw(*images[0].shape[:2])  # Sides that do not fit would be resized
-        captions = captions or [()] * len(texts)
-        embedded = self.texts.embed_padded(
-            [[*a, *b] for a, b in zip(texts, captions, strict=True)], PHRASES_PER_STEP
-        )
+        captions = captions or [()] * len(images)
+        foreign = foreign or [()] * len(images)
+        all_texts = [[*chain(*kinds)] for kinds in zip(texts, foreign, captions, strict=True)]
+        embedded = self.texts.embed_padded(all_texts, PHRASES_PER_STEP)
         rgb = pixels_on(images, self.model.device)
         shares = [scale / self.config.scales[0] for scale in self.config.scales]
         resized = [at_scale(rgb, share, placement.stride_px) for share in shares]
@@ -263,7 +273,9 @@ class Explainer(ABC, Generic[ConfigT]):
         return BatchComparison(
             scales=scales,
             grids_hw=[placement.grid_hw(*pixels.shape[1:3]) for pixels in resized],
-            matches=PendingMatches(texts=texts, captions=captions, results=PendingTransfer(results)),
+            matches=PendingMatches(
+                phrases=texts, foreign=foreign, captions=captions, results=PendingTransfer(results)
+            ),
         )
 
     @torch.no_grad()

@@ -22,7 +22,7 @@ from phrasebox.stages.model.config import ModelConfig, ModelDescription
 if TYPE_CHECKING:
     from phrasebox.stages.explain.base import Match, PendingMaps, PendingMatches
     from phrasebox.stages.model.clip import ClipModel
-    from phrasebox.stages.scores.presence import Presence, Signals
+    from phrasebox.stages.scores.presence import ImageSignals, Presence
 
 
 class ExplainStageConfig(BaseModel):
@@ -68,10 +68,9 @@ class ExplainStage(Stage):
 
     Attributes:
         presence: Judges whether phrases are in their images; None: nothing does.
-        signals: A list that collects the signals of each image that gets maps. None: nothing is
-            collected.
-        foreign: Key of a sample -> further texts, whose signals stand behind those of the
-            image's phrases. They get no maps.
+        signals: Collects the signals of each image that gets maps, by the key of its sample. None:
+            nothing is collected.
+        foreign: Key of a sample -> texts of phrases of other images. They get signals, and no maps.
         upcoming: Records of later calls. The next call embeds their texts with its own, which may
             be too few to fill the forward passes.
 
@@ -88,7 +87,7 @@ class ExplainStage(Stage):
         # Here and not in setup: a worker that was sent this code has no metadata of packages to look it up in.
         self._explainer_type = EXPLAINERS[config.explainer.kind]
         self.presence = presence
-        self.signals: list[Signals] | None = None
+        self.signals: dict[int, ImageSignals] | None = None
         self.foreign: Mapping[int, Sequence[str]] = {}
         self.upcoming: Sequence[Record] = ()
         self._loaded_model = self._model = model
@@ -235,13 +234,12 @@ class ExplainStage(Stage):
         Where a record has phrases beyond its limit this waits for the comparison, too.
         """
         images = [record.pixels.rgb for record in records if record.pixels is not None]
-        texts = [
-            list(dict.fromkeys([*phrases, *self.foreign.get(record.sample.key, ())]))
-            for record, phrases in zip(records, _texts_of(records), strict=True)
-        ]
-        with_signals = self.presence is not None or self.signals is not None
         comparison = self._explainer.compare(
-            images, texts, _captions_of(records), with_signals=with_signals
+            images,
+            _texts_of(records),
+            _captions_of(records),
+            foreign=[self.foreign.get(record.sample.key, ()) for record in records],
+            with_signals=self.presence is not None or self.signals is not None,
         )
         limited = records
         if any(record.object_numbers for record in records):
@@ -262,7 +260,8 @@ class ExplainStage(Stage):
         batch_maps = pending_maps.wait(matches)
         self._images += len(records)
         if self.signals is not None:
-            self.signals += pending.signals()
+            keys = (record.sample.key for record in records)
+            self.signals.update(zip(keys, pending.signals(), strict=True))
         contrast = self.config.explainer.contrast
         scored = map(with_caption_scores, limited, records, matches)
         for record, maps in zip(scored, batch_maps, strict=True):

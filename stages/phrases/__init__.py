@@ -7,5 +7,6 @@ phrases from before a run.
 
 `groups` links the phrases of an image that name one object, with the fitted weights of
 `groups.json`; `mentions` does so within a caption. `wording` and `nouns`, with the lists of
-`nouns.txt`, say what words tell of an object.
+`nouns.txt`, say what words tell of an object. `foreign` draws phrases of other images that an
+image is asked for.
 """

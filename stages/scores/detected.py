@@ -13,12 +13,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Final
+from typing import Annotated, Final, Self
 
+import numpy as np
 from pydantic import Field
 
 from phrasebox.stages.contract.records import Record, Region
+from phrasebox.stages.contract.values import Floats
 from phrasebox.stages.scores.fits import Number, Regression, log_odds
+from phrasebox.stages.scores.logistic import LogisticModel
 
 FEATURES: Final = ("log_odds", "log_area", "log_area_squared", "rank", "plural")
 """The features of a box that a calibration weighs. Where CLIP names boxes it also weighs `SIMILARITY`."""
@@ -90,6 +93,42 @@ def presence_features(boxes: BoxesOfPhrase) -> dict[str, float]:
     best = boxes[0][1] if boxes else None
     values = (0.0, 0.0, 0.0) if best is None else (1.0, best.log_odds, best.similarity or 0.0)
     return dict(zip(PRESENCE_FEATURES, values, strict=True))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoxFeatures:
+    """The `PRESENCE_FEATURES` of phrases, to fit `DetectorPresence` to.
+
+    Attributes:
+        values: Those of the phrases (n, k), without a similarity that is not measured.
+    """
+
+    values: Floats
+
+    @classmethod
+    def of(cls, values: Floats) -> Self:
+        """Return the features of phrases (n, 3), of which the last is 0 where it is not measured."""
+        is_measured = values[:, PRESENCE_FEATURES.index(SIMILARITY)].any()
+        return cls(values=values if is_measured else values[:, :-1])
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the features."""
+        return PRESENCE_FEATURES[: self.values.shape[1]]
+
+    @property
+    def ranks(self) -> Floats:
+        """The cosine of the best box (n,), or else the log odds of its score; the lowest where there is none.
+
+        CLIP compares a box with the phrases that it may be called alone, but cosines of any images compare.
+        """
+        return np.where(self.values[:, 0] > 0, self.values[:, -1], -np.inf)
+
+    def presence(self, regression: LogisticModel, absent_share: float) -> DetectorPresence:
+        """Return a regression that was fitted to phrases, of which such a share is absent."""
+        return DetectorPresence(
+            bias=regression.bias, **regression.by_name(self.names), absent_share=absent_share
+        )
 
 
 class DetectorPresence(Regression):

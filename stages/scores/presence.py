@@ -21,41 +21,64 @@ presence is null; `phrasebox.pipeline.run.decisions` says when.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationInfo, field_validator
 
-from phrasebox.stages.scores.fits import Floats, HalfFloats, Number, Regression, StoredModel
+from phrasebox.stages.contract.values import Bools, Floats, Floats32
+from phrasebox.stages.scores.fits import HalfFloats, Number, Regression, StoredModel
+from phrasebox.stages.scores.logistic import LogisticModel
 
 FEATURES: Final = ("similarity", "usual", "spread", "deviation", "local")
 RANK: Final = 64  # directions of the covariance that are kept
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Signals:
-    """The results of one forward pass for an image's phrases, float32.
+class TextSignals:
+    """The results of one forward pass for texts that an image is compared with.
+
+    Attributes:
+        embeddings: Unit embeddings of the texts (P, E).
+        cosines: Cosines of image and texts (P,).
+        local: Highest cosine of a text and a patch (P,).
+    """
+
+    embeddings: Floats32
+    cosines: Floats32
+    local: Floats32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageSignals:
+    """The results of one forward pass for an image.
 
     Attributes:
         embedding: Unit embedding of the image (E,).
-        texts: Unit embeddings of the phrases (P, E).
-        cosines: Cosines of image and phrases (P,).
-        local: Highest cosine of a phrase and a patch (P,).
-        captions: The same for the image's captions instead of its phrases.
+        phrases: Those of the different texts of its phrases.
+        foreign: Those of phrases of other images.
+        captions: Those of its captions.
     """
 
-    embedding: NDArray[np.float32]
-    texts: NDArray[np.float32]
-    cosines: NDArray[np.float32]
-    local: NDArray[np.float32]
-    captions: Signals | None = None
+    embedding: Floats32
+    phrases: TextSignals
+    foreign: TextSignals
+    captions: TextSignals
 
     @property
     def is_finite(self) -> bool:
-        """Whether the model gave numbers for the image: 16 bits may overflow."""
-        return all(bool(np.isfinite(part).all()) for part in (self.embedding, self.cosines, self.local))
+        """Whether the model gave numbers for image and phrases: 16 bits may overflow."""
+        parts = [self.embedding]
+        for texts in (self.phrases, self.foreign):
+            parts += [texts.cosines, texts.local]
+        return all(bool(np.isfinite(part).all()) for part in parts)
+
+    @property
+    def is_foreign(self) -> Bools:
+        """Which of the phrases, with the foreign ones behind the image's own, are foreign (P,)."""
+        return np.repeat([False, True], [len(self.phrases.cosines), len(self.foreign.cosines)])
 
 
 class ImageStatistics(StoredModel):
@@ -94,7 +117,7 @@ class ImageStatistics(StoredModel):
         )
 
     def features(self, texts: NDArray[np.float32], cosines: NDArray[Any], local: NDArray[Any]) -> Floats:
-        """Return the FEATURES (n, 5) of phrases, given unit embeddings (n, E) and `Signals.cosines` and `.local`."""
+        """Return the FEATURES (n, 5) of phrases, given unit embeddings, cosines and local cosines, as `TextSignals`."""
         wide = texts.astype(np.float64)
         inside = wide @ self.directions.T
         # The rest counts once for each direction that is not stored, as far as the text points
@@ -150,10 +173,50 @@ class Presence(Regression):
         return [probability if is_finite else None for probability, is_finite in rounded]
 
 
-def features_of(images: ImageStatistics, signals: Sequence[Signals]) -> Floats:
-    """Return the features of all phrases of all images: (phrases, len(FEATURES))."""
-    parts = [images.features(image.texts, image.cosines, image.local) for image in signals]
-    return np.concatenate(parts) if parts else np.empty((0, len(FEATURES)))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipFeatures:
+    """The `FEATURES` of phrases by a CLIP, to fit `Presence` to.
+
+    Attributes:
+        images: Statistics of the phrases' images.
+        values: Features of the phrases (n, 5).
+    """
+
+    images: ImageStatistics
+    values: Floats
+
+    @classmethod
+    def of(cls, signals: Sequence[ImageSignals]) -> Self:
+        """Return the features of the phrases of images, one image after the other, as `ImageSignals.is_foreign`."""
+        images = ImageStatistics.of(np.stack([image.embedding for image in signals]))
+        return cls(images=images, values=np.concatenate([_features_in(images, image) for image in signals]))
+
+    def where(self, is_chosen: Bools) -> Self:
+        """Return the features of some of the phrases, with statistics of all images."""
+        return replace(self, values=self.values[is_chosen])
+
+    @property
+    def ranks(self) -> Floats:
+        """The `deviation` (n,): the other features know texts that are said often."""
+        return self.values[:, FEATURES.index("deviation")]
+
+    def presence(self, regression: LogisticModel, absent_share: float) -> Presence:
+        """Return a regression that was fitted to phrases, of which such a share is absent."""
+        return Presence(
+            images=self.images,
+            bias=regression.bias,
+            **regression.by_name(FEATURES),
+            absent_share=absent_share,
+        )
+
+
+def _features_in(images: ImageStatistics, signals: ImageSignals) -> Floats:
+    parts = (signals.phrases, signals.foreign)
+    embeddings, cosines, local = (
+        np.concatenate([getattr(part, name) for part in parts])
+        for name in ("embeddings", "cosines", "local")
+    )
+    return images.features(embeddings, cosines, local)
 
 
 def _round_to_16_bits(values: Floats) -> Floats:

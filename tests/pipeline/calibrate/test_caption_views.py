@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from phrasebox.pipeline.calibrate import caption_views
+from phrasebox.pipeline.calibrate import presence as presence_fit
 from phrasebox.pipeline.calibrate.caption_views import captionings_of, views_of, with_captions
 from phrasebox.pipeline.calibrate.truth_fit import CalibrationFigures, write_calibration
 from phrasebox.pipeline.config.run_config import RunConfig
 from phrasebox.pipeline.demo.photographs import INPUT
-from phrasebox.pipeline.evaluate import foreign_phrases
 from phrasebox.pipeline.evaluate.evaluation import evaluate_dataset
 from phrasebox.pipeline.evaluate.evaluation_set import open_evaluation_set
 from phrasebox.pipeline.run.run import run
@@ -172,7 +172,7 @@ def test_scores_of_images_with_one_caption_are_those_of_a_fit_to_such_images(
     captioned: Path, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A fit to several captions alone takes every object of a single caption for the main one."""
-    monkeypatch.setattr(foreign_phrases, "FEWEST_PHRASES", 1)
+    monkeypatch.setattr(presence_fit, "FEWEST_PHRASES", 1)
 
     def dataset_of(name: str, captions: str, calibration: str) -> Path:
         """Without contrast the map of a phrase does not depend on the other phrases."""

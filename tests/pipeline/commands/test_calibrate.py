@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from phrasebox.pipeline.calibrate import presence as presence_fit
 from phrasebox.pipeline.calibrate import truth_fit
 from phrasebox.pipeline.calibrate.truth_fit import CalibrationFigures, write_calibration
 from phrasebox.pipeline.commands.calibrate import calibrate as calibrate_command
 from phrasebox.pipeline.commands.calibrate import print_calibration
 from phrasebox.pipeline.commands.tables import print_evaluation
 from phrasebox.pipeline.dataset.validate import validate
-from phrasebox.pipeline.evaluate import foreign_phrases
 from phrasebox.pipeline.evaluate.estimates import Estimate
 from phrasebox.pipeline.evaluate.evaluation import Figures, evaluate_dataset
 from phrasebox.pipeline.evaluate.evaluation_set import EvaluationSet, open_evaluation_set
@@ -89,7 +89,7 @@ def test_the_same_region_for_the_phrase_of_a_second_caption_is_judged_once(
     inline_dataset: Path, scenes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(truth_fit, "FEWEST_REGIONS", 1)
-    monkeypatch.setattr(foreign_phrases, "FEWEST_PHRASES", 1)
+    monkeypatch.setattr(presence_fit, "FEWEST_PHRASES", 1)
     once = fitted_to(inline_dataset, scenes_folder, tmp_path / "c.json")
     queries = EvaluationSet.queries
     monkeypatch.setattr(EvaluationSet, "queries", lambda *given: [*queries(*given)] * 2)
@@ -130,7 +130,7 @@ def test_too_few_regions_are_refused(
     inline_dataset: Path, scenes_folder: Path, tmp_path, monkeypatch
 ) -> None:
     monkeypatch.setattr(truth_fit, "FEWEST_REGIONS", 10_000)
-    monkeypatch.setattr(foreign_phrases, "FEWEST_PHRASES", 1)
+    monkeypatch.setattr(presence_fit, "FEWEST_PHRASES", 1)
     with expect_error(InputError):
         fitted_to(inline_dataset, scenes_folder, tmp_path / "c.json")
     assert not (tmp_path / "c.json").exists()
@@ -151,7 +151,7 @@ def test_absent_phrases_are_found_out_once_presence_is_fitted(
 ) -> None:
     """On the scenes that it was fitted on: what is tested is the way from the fit to the rows and figures."""
     monkeypatch.setattr(truth_fit, "FEWEST_REGIONS", 1)
-    monkeypatch.setattr(foreign_phrases, "FEWEST_PHRASES", 1)
+    monkeypatch.setattr(presence_fit, "FEWEST_PHRASES", 1)
     truth = scenes_folder / "truth.json"
     file = tmp_path / "c.json"
     dataset = run(config_of(scenes_folder, tmp_path / "plain", regions={"calibration": "none"}), QUIET)

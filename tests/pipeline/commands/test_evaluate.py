@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from phrasebox.pipeline.calibrate import presence as presence_fit
 from phrasebox.pipeline.calibrate import truth_fit
 from phrasebox.pipeline.calibrate.truth_fit import write_calibration
 from phrasebox.pipeline.commands.tables import print_evaluation
 from phrasebox.pipeline.dataset import open_dataset
 from phrasebox.pipeline.dataset.signature import sign
-from phrasebox.pipeline.evaluate import foreign_phrases
 from phrasebox.pipeline.evaluate.evaluation import Evaluation, evaluate_dataset
 from phrasebox.pipeline.evaluate.evaluation_set import open_evaluation_set
 from phrasebox.pipeline.evaluate.metrics import METRICS, WITHOUT_TEXT
@@ -104,7 +104,7 @@ def test_tasks_that_people_corrected_in_label_studio_are_ground_truth(
     ).figures
     assert 0.2 < moved.metrics["box_recall"].value < 0.8
     monkeypatch.setattr(truth_fit, "FEWEST_REGIONS", 5)
-    monkeypatch.setattr(foreign_phrases, "FEWEST_PHRASES", 1)
+    monkeypatch.setattr(presence_fit, "FEWEST_PHRASES", 1)
     file = tmp_path / "c.json"
     moved_set = open_evaluation_set(inline_dataset, tmp_path / "moved.json")
     assert write_calibration(moved_set, file, QUIET).regions > 5

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from phrasebox.pipeline.calibrate.presence import _measured, features_by_text
+from phrasebox.pipeline.calibrate.presence import features_by_text
 from phrasebox.pipeline.dataset.validate import validate
 from phrasebox.pipeline.demo.scenes import write_scenes
 from phrasebox.stages.contract.masks import encode_box
 from phrasebox.stages.contract.records import Phrase, Record, Region, Sample
 from phrasebox.stages.regions.config import RegionsConfig
-from phrasebox.stages.scores.detected import DetectorPresence
+from phrasebox.stages.scores.detected import BoxFeatures, DetectorPresence
 from phrasebox.stages.scores.score import Calibration, read_calibration
 from phrasebox.stages.sources.source_stage import SourceRegionsStage
 from tests.build.datasets import manifest_of
@@ -68,9 +68,12 @@ def test_what_no_caption_says_tells_nothing_of_the_captions() -> None:
 
 def test_a_similarity_that_is_not_measured_has_no_weight() -> None:
     measured = np.array([[1.0, 0.5, 0.3], [0.0, 0.0, 0.0]])
-    assert _measured(measured)[0] == ("has_box", "log_odds", "similarity")
-    names, values = _measured(measured * [1, 1, 0])
-    assert (names, values.shape) == (("has_box", "log_odds"), (2, 2))
+    features = BoxFeatures.of(measured)
+    assert features.names == ("has_box", "log_odds", "similarity")
+    assert features.ranks.tolist() == [0.3, -np.inf]
+    features = BoxFeatures.of(measured * [1, 1, 0])
+    assert (features.names, features.values.shape) == (("has_box", "log_odds"), (2, 2))
+    assert features.ranks.tolist() == [0.5, -np.inf]
 
 
 @pytest.mark.slow  # three runs of 80 scenes

@@ -12,7 +12,7 @@ import pytest
 
 from phrasebox.pipeline.evaluate.absent import QueriedImage, choose_absent_phrases
 from phrasebox.pipeline.evaluate.absent_figures import Pair, PresenceShares, absent_figures
-from phrasebox.pipeline.evaluate.foreign_phrases import _pairs
+from phrasebox.pipeline.evaluate.foreign_phrases import TextJudge, foreign_pairs, own_pairs
 from phrasebox.stages.contract.records import HeatMap, Phrase, Record, Sample
 from phrasebox.stages.explain.stage import ExplainStageConfig
 from phrasebox.stages.regions.config import RegionsConfig
@@ -146,7 +146,11 @@ def test_presence_is_that_of_the_phrase_by_itself_and_shared_for_absent_phrases_
             phrases=(*image.phrases, *image.absent["random"]),
             heat_maps=tuple(maps),
         )
-        pairs = _pairs(image, record, steps)
+        judge = TextJudge(steps)
+        pairs = [
+            *own_pairs(image, judge.judge_phrases(image, record)),
+            *foreign_pairs(image, judge.judge_foreign(image, record)),
+        ]
         (pair,) = (pair for pair in pairs if (pair.text, pair.kind) == ("boy", kind))
         assert (pair.presence, pair.presence_of_group) == (0.9, pytest.approx(shared, abs=1e-5))
         assert [answer.score for answer in pair.answers] == pytest.approx([shared / 2], abs=1e-5)

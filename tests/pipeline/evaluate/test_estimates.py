@@ -12,7 +12,7 @@ from phrasebox.pipeline.evaluate.estimates import (
     RESAMPLES,
     Estimate,
     debiased_calibration_error,
-    fit_with_folds,
+    judge_with_folds,
     mean_estimates,
     measure_thresholds,
     plain_values,
@@ -116,7 +116,7 @@ def test_out_of_fold_has_not_seen_the_image() -> None:
     right = np.repeat(rng.uniform(size=200) < 0.5, 5)
     marks = np.repeat(rng.normal(size=(200, 40)), 5, axis=0)
     in_sample = fit_logistic(marks, right).probability(marks)
-    out_of_sample = fit_with_folds(marks, right, images, KINDS)[1]
+    out_of_sample = judge_with_folds(marks, right, images, KINDS)
     assert ((in_sample > 0.5) == right).mean() > 0.65
     assert 0.4 < ((out_of_sample > 0.5) == right).mean() < 0.6
 
@@ -126,7 +126,7 @@ def test_one_kind_in_a_single_image_is_too_one_sided_for_folds(rare: bool, word:
     features = np.random.default_rng(0).normal(size=(200, 2))
     images = np.repeat(np.arange(20), 10)
     with pytest.raises(InputError, match=f"in 20 images are too one-sided .* there are no {word} regions"):
-        fit_with_folds(features, (images == 3) == rare, images, KINDS)
+        judge_with_folds(features, (images == 3) == rare, images, KINDS)
 
 
 def test_what_is_the_same_everywhere_is_no_feature() -> None:

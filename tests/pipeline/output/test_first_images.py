@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -23,7 +24,7 @@ from phrasebox.stages.contract.records import HeatMap, ImageRef, Phrase, Record,
 from phrasebox.stages.explain.stage import RECORDS_AHEAD
 from phrasebox.stages.model.clip import TextCache
 from phrasebox.stages.regions.stage import RegionsStage
-from phrasebox.stages.scores.presence import Signals
+from phrasebox.stages.scores.presence import ImageSignals, TextSignals
 from tests.architecture.source import ROOT
 from tests.build.datasets import manifest_of
 from tests.pipeline.commands.evaluated import called, printed
@@ -209,50 +210,71 @@ def test_fresh_that_is_stopped_leaves_nothing_of_its_first_images(
 def image_of(name: str, *captions: str) -> FirstImage:
     rng = np.random.default_rng(len(name))
 
-    def signals(texts: int, of_captions: Signals | None = None) -> Signals:
+    def signals(texts: int) -> TextSignals:
         cosines, local = rng.random((2, texts), np.float32)
-        embedding = rng.random(6, np.float32)
-        return Signals(
-            embedding=embedding,
-            texts=rng.random((texts, 6), np.float32),
-            cosines=cosines,
-            local=local,
-            captions=of_captions,
-        )
+        embeddings = rng.random((texts, 6), np.float32)
+        return TextSignals(embeddings=embeddings, cosines=cosines, local=local)
 
     sample = Sample(sample_id=name, source=name, captions=captions, image=ImageRef(file_name=f"{name}.jpg"))
     phrase = Phrase(text="cat", caption_index=0, start=0, end=3, head="cat")
     heat_map = HeatMap(text="cat", values=rng.random((3, 4), np.float32), similarity=0.25)
     record = Record(sample=sample, phrases=(phrase,), heat_maps=(heat_map,))
-    return FirstImage(record=record, signals=signals(2, signals(len(captions))), foreign=("dog",))
+    image = ImageSignals(
+        embedding=rng.random(6, np.float32),
+        phrases=signals(1),
+        foreign=signals(2),
+        captions=signals(len(captions)),
+    )
+    return FirstImage(record=record, signals=image, foreign=("dog", "old boat"))
 
 
 def test_signals_come_back_bit_by_bit_and_for_the_same_question_only(tmp_path: Path) -> None:
     image = image_of("a", "cat", "a cat")
     FirstImages.of(tmp_path, "fit", "fp32", None).add([image, FirstImage(record=image_of("bb").record)])
     kept = FirstImages.of(tmp_path, "fit", "fp32", None)
-    again = kept.find(Record.start(image.record.sample), ["dog"])
+    again = kept.find(Record.start(image.record.sample), image.foreign)
     assert again is not None
     assert again.signals is not None
     assert image.signals is not None
     assert np.array_equal(again.record.heat_maps[0].values, image.record.heat_maps[0].values)
     for signals, wanted in (
-        (again.signals, image.signals),
+        (again.signals.phrases, image.signals.phrases),
+        (again.signals.foreign, image.signals.foreign),
         (again.signals.captions, image.signals.captions),
     ):
-        assert signals is not None
-        for name in ("texts", "cosines", "local"):
+        for name in ("embeddings", "cosines", "local"):
             assert np.array_equal(getattr(signals, name), getattr(wanted, name))
             assert getattr(signals, name).dtype == np.float32
     assert np.array_equal(again.signals.embedding, image.signals.embedding)
     failed = kept.find(Record.start(image_of("bb").record.sample))
     assert failed is not None
     assert failed.signals is None
-    assert kept.find(Record.start(image.record.sample), ["cow"]) is None
+    assert kept.find(Record.start(image.record.sample), ["dog", "old cow"]) is None
     other_captions = image_of("a", "cat").record.sample
-    assert kept.find(Record.start(other_captions), ["dog"]) is None
+    assert kept.find(Record.start(other_captions), image.foreign) is None
     for steps in (("compare", "fp32", None), ("fit", "bf16", None), ("fit", "fp32", "0a")):
-        assert FirstImages.of(tmp_path, *steps).find(Record.start(image.record.sample), ["dog"]) is None
+        kept = FirstImages.of(tmp_path, *steps)
+        assert kept.find(Record.start(image.record.sample), image.foreign) is None
+
+
+def test_a_file_of_another_form_does_not_count_and_stays(tmp_path: Path) -> None:
+    """Before, all texts of an image stood one behind the other."""
+    image = image_of("a", "cat")
+    parsed = Record.start(image.record.sample)
+    FirstImages.of(tmp_path, "fit").add([image])
+    (path,) = tmp_path.rglob("*.parquet")
+    table = pq.read_table(path)
+    numbers = pa.list_(pa.float32())
+    names = ("embedding", "texts", "cosines", "local")
+    former = pa.array([{name: [1.0] for name in names}], pa.struct([(name, numbers) for name in names]))
+    place = table.schema.get_field_index("signals")
+    pq.write_table(table.set_column(place, "signals", former), path)
+    kept = FirstImages.of(tmp_path, "fit")
+    assert kept.find(parsed, image.foreign) is None
+    kept.add([image])
+    assert len([*tmp_path.rglob("*.parquet")]) == 2
+    assert FirstImages.of(tmp_path, "fit").find(parsed, image.foreign) is not None
+    assert len(kept_keys(tmp_path)) == 1
 
 
 @pytest.mark.slow

@@ -10,10 +10,10 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
+from phrasebox.pipeline.calibrate import presence as presence_fit
 from phrasebox.pipeline.calibrate import truth_fit
 from phrasebox.pipeline.calibrate.truth_fit import write_calibration
 from phrasebox.pipeline.demo.scenes import write_scenes
-from phrasebox.pipeline.evaluate import foreign_phrases
 from phrasebox.pipeline.evaluate.evaluation import evaluate_dataset
 from phrasebox.pipeline.evaluate.evaluation_set import open_evaluation_set
 from phrasebox.stages.contract.errors import InputError
@@ -79,7 +79,7 @@ def test_it_ends_neither_a_fit_nor_an_evaluation(
     made: tuple[Path, str], scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(truth_fit, "FEWEST_REGIONS", 1)
-    monkeypatch.setattr(foreign_phrases, "FEWEST_PHRASES", 1)
+    monkeypatch.setattr(presence_fit, "FEWEST_PHRASES", 1)
     evaluation_set = open_evaluation_set(made[0], scenes / "truth.json")
     printed = StringIO()
     write_calibration(evaluation_set, tmp_path / "c.json", Console(file=printed, width=200))
@@ -95,7 +95,7 @@ def test_too_few_phrases_are_left_to_fit_presence_to(
 ) -> None:
     for path in (scenes / "images").iterdir():
         paint_over(path)
-    monkeypatch.setattr(foreign_phrases, "FEWEST_PHRASES", 1)
+    monkeypatch.setattr(presence_fit, "FEWEST_PHRASES", 1)
     evaluation_set = open_evaluation_set(made[0], scenes / "truth.json")
     with expect_error(InputError):
         write_calibration(evaluation_set, tmp_path / "c.json", Console(quiet=True))

@@ -1,10 +1,9 @@
-"""Presence that is fitted to captions alone: the fit, and runs that fit it to their first images."""
+"""Presence that is fitted to captions alone: runs fit it to their first images."""
 
 import random
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from phrasebox.pipeline.config.run_config import RunConfig
@@ -14,35 +13,18 @@ from phrasebox.pipeline.evaluate.evaluation import evaluate_dataset
 from phrasebox.pipeline.evaluate.evaluation_set import open_evaluation_set
 from phrasebox.pipeline.output.dataset_folder import DatasetFolder
 from phrasebox.pipeline.run import presence_fit
-from phrasebox.pipeline.run.presence_fit import draw_foreign_phrases, fit_noisy
+from phrasebox.pipeline.run.presence_fit import draw_foreign_phrases
 from phrasebox.pipeline.run.run import run
 from phrasebox.pipeline.run.source import CutHeatMaps
 from phrasebox.pipeline.run.steps import build_steps
 from phrasebox.stages.contract.errors import ConfigError, ResumeError
 from phrasebox.stages.contract.records import Phrase, Record, Sample
 from phrasebox.stages.model.load import load
-from phrasebox.stages.scores.logistic import fit_logistic
 from tests.build.datasets import manifest_of
 from tests.build.files import read_json, read_lines, write_lines
 from tests.messages import expect_error
 from tests.pipeline.commands.evaluated import QUIET, called, config_of, printed, run_aloud
 from tests.pipeline.light import assert_alike, rows_of
-
-
-@pytest.mark.parametrize(("lies", "fits"), [(0.0, 0.0), (0.3, 0.1), (0.6, 0.05)])
-def test_the_fit_finds_the_share_of_captions_that_lie_and_the_regression_beneath(
-    lies: float, fits: float
-) -> None:
-    """lies: phrases of captions that are absent; fits: phrases of other images that are there."""
-    rng = np.random.default_rng(3)
-    said = np.arange(8000) < 4000
-    there = np.where(said, rng.random(8000) >= lies, rng.random(8000) < fits)
-    features = rng.normal(size=(8000, 2)) + np.column_stack([2.2 * there, np.zeros(8000)])
-    fit, likely = fit_noisy(features, said)
-    assert 1 - likely[said].mean() == pytest.approx(lies, abs=0.03)
-    assert likely[~said].mean() == pytest.approx(fits, abs=0.03)
-    clean = fit_logistic(features, there)
-    assert np.abs(fit.probability(features) - clean.probability(features)).mean() < 0.02
 
 
 def record_of(number: int, *said: tuple[str, str]) -> Record:

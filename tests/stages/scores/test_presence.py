@@ -15,10 +15,10 @@ from phrasebox.stages.explain.grad_eclip import GradEclip
 from phrasebox.stages.scores.presence import (
     FEATURES,
     RANK,
+    ClipFeatures,
+    ImageSignals,
     ImageStatistics,
     Presence,
-    Signals,
-    features_of,
 )
 from tests.closeness import assert_close
 from tests.stages.explain.models import clip_of, image, make_explainer
@@ -109,8 +109,10 @@ def test_damaged_values_are_refused() -> None:
             Presence(**{**presence.model_dump(), **change})
 
 
-def signals_of(explainer: Explainer[Any], rgb: NDArray[np.uint8], texts: list[list[str]]) -> list[Signals]:
-    return explainer.compare(list(rgb), texts, with_signals=True).matches.signals()
+def signals_of(
+    explainer: Explainer[Any], rgb: NDArray[np.uint8], texts: list[list[str]], **others: list[list[str]]
+) -> list[ImageSignals]:
+    return explainer.compare(list(rgb), texts, **others, with_signals=True).matches.signals()
 
 
 def judged_maps(
@@ -125,11 +127,11 @@ def test_presence_does_not_depend_on_neighbours(tower: Any) -> None:
     """Whatever else is asked for, and whatever the place in the batch."""
     explainer = GradEclip(GradEclip.config_type(), clip_of(tower))
     signals = signals_of(explainer, pixels(tower), [texts or ["x"] for texts in PHRASES])
-    assert all((np.abs(image.local) <= 1.001).all() for image in signals)
+    assert all((np.abs(image.phrases.local) <= 1.001).all() for image in signals)
     images = np.stack([image.embedding for image in signals])
     presence = presence_of(images, deviation=0.5, local=2.0)
-    table = features_of(presence.images, signals)
-    assert table.shape == (sum(len(image.cosines) for image in signals), len(FEATURES))
+    table = ClipFeatures.of(signals).values
+    assert table.shape == (sum(len(image.phrases.cosines) for image in signals), len(FEATURES))
     together = judged_maps(explainer, pixels(tower), PHRASES, presence)
     turned = judged_maps(explainer, pixels(tower)[::-1], PHRASES[::-1], presence)[::-1]
     presences = [heat_map.presence for heat_map in chain(*together)]
@@ -148,5 +150,30 @@ def test_the_closest_patch_is_maskclips() -> None:
     for mine, theirs in zip(
         *(signals_of(make_explainer(kind), rgb, texts) for kind in ("grad_eclip", "maskclip")), strict=True
     ):
-        assert_close(mine.local, theirs.local)
+        assert_close(mine.phrases.local, theirs.phrases.local)
         assert_close(mine.embedding, theirs.embedding)
+
+
+def test_the_signals_of_phrases_of_others_and_of_captions_are_told_apart() -> None:
+    """Those of one kind are the same whatever other texts an image is compared with."""
+    rgb = pixels("class token")[:2]
+    explainer = make_explainer("grad_eclip")
+    phrases = [["red car", "dog"], ["dog"]]
+    foreign = [["old boat"], ["green tree", "cow", "two cats"]]
+    captions = [["a red car and a dog"], ["a dog", "an old dog"]]
+    signals = signals_of(explainer, rgb, phrases, foreign=foreign, captions=captions)
+    for kind, texts in (("phrases", phrases), ("foreign", foreign), ("captions", captions)):
+        for together, alone in zip(signals, signals_of(explainer, rgb, texts), strict=True):
+            for name in ("embeddings", "cosines", "local"):
+                assert_close(getattr(getattr(together, kind), name), getattr(alone.phrases, name))
+    assert [part.is_foreign.tolist() for part in signals] == [
+        [False, False, True],
+        [False, True, True, True],
+    ]
+    features = ClipFeatures.of(signals)
+    assert features.values[:, 0].tolist() == pytest.approx(
+        [*chain(*((*part.phrases.cosines, *part.foreign.cosines) for part in signals))]
+    )
+    chosen = features.where(np.array([False, False, True, False, True, True, True]))
+    assert chosen.images is features.images
+    assert chosen.values.tolist() == features.values[[2, 4, 5, 6]].tolist()
