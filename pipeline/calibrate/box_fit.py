@@ -11,7 +11,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, starmap
+from itertools import chain, compress, starmap
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -245,19 +245,25 @@ class BoxTrainer:
         usual = UsualBoxes(
             mean=tuple(mean.tolist()), words=tuple(self.words), terms=terms.astype(np.float16)
         )
-        objects = [
-            object_ for object_, is_in in zip(self.objects, is_fitted.tolist(), strict=True) if is_in
-        ]
         if self._fit_networks is None:
             return BoxModel(usual=usual, mean=np.empty(0), scale=np.empty(0), networks=())
+        objects = list(compress(self.objects, is_fitted.tolist()))
         # A network must not trust the usual place of an object more than it can for others.
-        places = np.zeros_like(self._places)
-        for fold in np.unique(self._folds[is_fitted]).tolist():
-            mean, terms = self._solve(is_fitted & (self._folds != fold))
-            places[self._folds == fold] = mean + self._bags[self._folds == fold] @ terms
-        pairs = zip(objects, places[is_fitted], strict=True)
-        views = [object_.view._replace(usual=place) for object_, place in pairs]
+        places = self._out_of_fold_places(is_fitted)[is_fitted]
+        views = [object_.view._replace(usual=place) for object_, place in zip(objects, places, strict=True)]
         return BoxModel(usual=usual, **self._fit_networks(views, objects))
+
+    def _out_of_fold_places(self, is_fitted: Bools) -> Floats:
+        """Return the usual place of each object that is fitted by the words of those in other folds.
+
+        is_fitted: (objects,). The places are (objects, 4), NaN where an object is not fitted.
+        """
+        places = np.full_like(self._places, np.nan)
+        for fold in np.unique(self._folds[is_fitted]).tolist():
+            is_in_fold = is_fitted & (self._folds == fold)
+            mean, terms = self._solve(is_fitted & ~is_in_fold)
+            places[is_in_fold] = mean + self._bags[is_in_fold] @ terms
+        return places
 
     def _solve(self, rows: Bools) -> tuple[Floats, Floats]:
         """Return the mean place (4,), and the terms (words, 4) of a ridge regression on words."""

@@ -6,7 +6,8 @@ import logging
 import math
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, ClassVar, Final
 
@@ -203,35 +204,40 @@ class ExplainStage(Stage):
             )
 
     def _explain(self, records: Sequence[Record]) -> Iterator[Record]:
-        """Yield records with their heat maps, in order. It launches the next batches before it waits for one."""
-        pending: deque[Iterator[Record]] = deque()
+        """Yield records with their heat maps, in order. The next batches are submitted before one is waited for."""
         size = 1 if self._explainer.one_by_one else self._batch_size
-        embedded_ahead = max(1, RECORDS_AHEAD // size) * size
-        texts = self._explainer.texts
-        captions: list[str] = []
-        try:
-            for start in range(0, len(records), size):
-                if start % embedded_ahead == 0:
-                    texts.set_aside(captions)
-                    next_records = [*records[start : start + embedded_ahead], *self.upcoming]
-                    self.upcoming = ()
-                    phrases = dict.fromkeys(chain(*_texts_of(next_records)))
-                    captions = [
-                        caption for caption in chain(*_captions_of(next_records)) if caption not in phrases
-                    ]
-                    texts.embed_ahead([*phrases, *captions])
-                pending.append(self._launch(records[start : start + size]))
-                if len(pending) == self._ahead:
-                    yield from pending.popleft()
-        finally:  # phrases come again, and captions of a long run would fill the memory
-            texts.set_aside(captions)
+        pending: deque[PendingBatch] = deque()
+        for window in _split(records, max(1, RECORDS_AHEAD // size) * size):
+            with self._texts_embedded(window):
+                for batch in _split(window, size):
+                    pending.append(self._submit(batch))
+                    if len(pending) == self._ahead:
+                        yield from self._collect(pending.popleft())
         while pending:
-            yield from pending.popleft()
+            yield from self._collect(pending.popleft())
 
-    def _launch(self, records: Sequence[Record]) -> Iterator[Record]:
-        """Launch a batch, and return the iterator that waits for its records.
+    @contextmanager
+    def _texts_embedded(self, records: Sequence[Record]) -> Iterator[None]:
+        """Embed the texts of records, and of those that are upcoming, together, and keep them within the block.
 
-        Where a record has phrases beyond its limit this waits for the comparison, too.
+        Afterwards captions are set aside: phrases come again, and the captions of a long run
+        would fill the memory.
+        """
+        records = [*records, *self.upcoming]
+        self.upcoming = ()
+        phrases = dict.fromkeys(chain(*_texts_of(records)))
+        captions = [caption for caption in chain(*_captions_of(records)) if caption not in phrases]
+        texts = self._explainer.texts
+        try:
+            texts.embed_ahead([*phrases, *captions])
+            yield
+        finally:
+            texts.set_aside(captions)
+
+    def _submit(self, records: Sequence[Record]) -> PendingBatch:
+        """Give a batch to the device, without waiting for its maps.
+
+        Where a record has phrases beyond its limit this waits for the comparison, which chooses them.
         """
         images = [record.pixels.rgb for record in records if record.pixels is not None]
         comparison = self._explainer.compare(
@@ -245,27 +251,61 @@ class ExplainStage(Stage):
         if any(record.object_numbers for record in records):
             matches = comparison.matches.wait(self.presence)
             limited = list(map(limit_phrases, records, matches))
-        maps = self._explainer.launch(comparison, _texts_of(limited))
-        return self._collect(records, limited, comparison.matches, maps)
+        return PendingBatch(
+            whole=records,
+            limited=limited,
+            matches=comparison.matches,
+            maps=self._explainer.launch(comparison, _texts_of(limited)),
+            presence=self.presence,
+            contrast=self.config.explainer.contrast,
+        )
 
-    def _collect(
-        self,
-        records: Sequence[Record],
-        limited: Sequence[Record],
-        pending: PendingMatches,
-        pending_maps: PendingMaps,
-    ) -> Iterator[Record]:
-        """Wait for the device, and yield the limited records with heat maps and the caption scores of all phrases."""
-        matches = pending.wait(self.presence)
-        batch_maps = pending_maps.wait(matches)
+    def _collect(self, batch: PendingBatch) -> list[Record]:
+        """Wait for a batch and count it. Return its records."""
+        records = batch.records()
         self._images += len(records)
         if self.signals is not None:
             keys = (record.sample.key for record in records)
-            self.signals.update(zip(keys, pending.signals(), strict=True))
-        contrast = self.config.explainer.contrast
-        scored = map(with_caption_scores, limited, records, matches)
-        for record, maps in zip(scored, batch_maps, strict=True):
-            yield replace(record, heat_maps=tuple(subtract_others(maps, contrast)))
+            self.signals.update(zip(keys, batch.matches.signals(), strict=True))
+        return records
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PendingBatch:
+    """Records of one forward pass whose heat maps a device may still be computing.
+
+    Attributes:
+        whole: The records with all their phrases.
+        limited: The same records, without the phrases beyond their limit.
+        matches: How well the images fit all texts and captions of the whole records.
+        maps: Of the phrases of the limited records.
+        presence: Judges whether texts are in their images; None: nothing does.
+        contrast: See `subtract_others`.
+    """
+
+    whole: Sequence[Record]
+    limited: Sequence[Record]
+    matches: PendingMatches
+    maps: PendingMaps
+    presence: Presence | None
+    contrast: float
+
+    def records(self) -> list[Record]:
+        """Wait for this batch, and return the limited records with heat maps, and caption scores by all phrases.
+
+        Raise RuntimeError as `PendingMatches.wait`.
+        """
+        matches = self.matches.wait(self.presence)
+        maps = self.maps.wait(matches)
+        scored = map(with_caption_scores, self.limited, self.whole, matches)
+        return [
+            replace(record, heat_maps=tuple(subtract_others(maps_of_record, self.contrast)))
+            for record, maps_of_record in zip(scored, maps, strict=True)
+        ]
+
+
+def _split(records: Sequence[Record], size: int) -> list[Sequence[Record]]:
+    return [records[start : start + size] for start in range(0, len(records), size)]
 
 
 def _texts_of(records: Sequence[Record]) -> list[list[str]]:

@@ -135,11 +135,9 @@ class Cutter:
         threshold = threshold_of(surface.levels, self.config, self.fitted_cut, object_map.usual_size)
         parts = parts_of(fine, fine > threshold, threshold, self.config)
         view = None
-        if object_map.facts is not None and object_map.usual_place is not None and parts:
+        if object_map.context is not None and parts:
             ladder = ladder_of(object_map.levels, object_map.shift_cells)
-            view = MapView(
-                ladder, object_map.facts, object_map.usual_place, _box_of(parts[0].window, fine.shape)
-            )
+            view = MapView(ladder, *object_map.context, _box_of(parts[0].window, fine.shape))
         return CutMap(object_map=object_map, fine=fine, threshold=threshold, parts=parts, view=view)
 
 

@@ -92,6 +92,18 @@ def otsu_cut(levels: Levels) -> float:
 CUTS: Final = np.array([fixed_cut(share) for share in SHARES])  # in levels, see `threshold_of`
 
 
+class MainParts(NamedTuple):
+    """The parts with most heat of those cuts that have a part.
+
+    Attributes:
+        cuts: (main,), the numbers of these cuts, rising.
+        numbers: (main,), the place of the part among the `CutParts`, from 0.
+    """
+
+    cuts: NDArray[np.int32]
+    numbers: NDArray[np.intp]
+
+
 class CutParts(NamedTuple):
     """The connected parts of a map cut at several heights, n of all cuts together.
 
@@ -99,25 +111,22 @@ class CutParts(NamedTuple):
         labels: (cuts, h + 1, w), the number of a pixel's part, from 1; 0 outside.
         cuts: (n,), the number of a part's cut.
         energy: (n,), the sum of a part's values.
-        boxes: (4, n), left, top, width and height of a part, px.
+        edges: (n, 4), the box of a part, x0, y0, x1, y1, half open, px.
         area: (n,), px.
     """
 
     labels: NDArray[np.int32]
     cuts: NDArray[np.int32]
     energy: Floats
-    boxes: NDArray[np.int32]
+    edges: NDArray[np.int32]
     area: NDArray[np.int32]
 
-    def main_parts(self) -> tuple[NDArray[np.int32], NDArray[np.intp]]:
-        """Return the cuts that have a part, and the number of the part with most heat of each, from 0.
-
-        Of equals the upper one counts, then the left one.
-        """
-        left, top, *_ = self.boxes
+    def main_parts(self) -> MainParts:
+        """Return the part with most heat of each cut. Of equals the upper one counts, then the left one."""
+        left, top, *_ = self.edges.T
         order = np.lexsort((left, top, -self.energy.round(3), self.cuts))
         cuts, first = np.unique(self.cuts[order], return_index=True)
-        return cuts, order[first]
+        return MainParts(cuts, order[first])
 
 
 def parts_of_cuts(values: Values, heights: Floats) -> CutParts:
@@ -138,8 +147,8 @@ def parts_of_cuts(values: Values, heights: Floats) -> CutParts:
     )
     left, top, width, height, area = stats[1:].T
     cuts, top = np.divmod(top, h + 1)
-    boxes = np.stack([left, top, width, height])
-    return CutParts(labels.reshape(sheet.shape), cuts, energy, boxes, area)
+    edges = np.stack([left, top, left + width, top + height], axis=1)
+    return CutParts(labels.reshape(sheet.shape), cuts, energy, edges, area)
 
 
 def cut_features(levels: Levels, usual_size: float) -> Floats:
@@ -151,9 +160,9 @@ def cut_features(levels: Levels, usual_size: float) -> Floats:
     h, w = levels.shape
     parts = parts_of_cuts(levels, CUTS)
     cuts, main = parts.main_parts()
-    _, _, width, height = parts.boxes
+    x0, y0, x1, y1 = parts.edges[main].T
     samples = parts.area[main].astype(np.float64)
-    box = (width[main] * height[main]).astype(np.float64)
+    box = ((x1 - x0) * (y1 - y0)).astype(np.float64)
     inside = parts.energy[main]
     total = levels.sum(dtype=np.float64)
     mean_inside = inside / samples / LEVELS

@@ -8,10 +8,9 @@ import numpy as np
 
 from phrasebox.stages.contract.geometry import scaled_sides
 from phrasebox.stages.contract.levels import LEVELS
-from phrasebox.stages.contract.values import Levels, Plane
-from phrasebox.stages.regions.cut_rules import parts_of_cuts
+from phrasebox.stages.contract.values import Floats, Integers, Levels, Plane
+from phrasebox.stages.regions.cut_rules import CutParts, MainParts, parts_of_cuts
 from phrasebox.stages.regions.fine_map import refine_grid
-from phrasebox.stages.scores.fits import Floats
 from phrasebox.stages.scores.learned_box import LADDER_CUTS, QUANTILES, Ladder
 
 SIDE: Final = 44  # samples on the longer side of the map that is cut
@@ -25,45 +24,73 @@ def ladder_of(levels: Levels, shift_cells: float) -> Ladder:
     """Cut a map in levels at all heights; its highest level is `LEVELS`. See `HeatMap.shift_cells`."""
     h, w = levels.shape
     fine = refine_grid(levels, scaled_sides((h, w), SIDE / max(h, w)), shift_cells)
-    return Ladder(*_cut(fine), _profile(fine))
+    parts = parts_of_cuts(fine, LADDER_CUTS * LEVELS)
+    main = parts.main_parts()
+    return Ladder(_boxes_of(fine, parts, main), _figures_of(fine, parts, main), _profile(fine))
 
 
-def _cut(fine: Plane) -> tuple[Floats, Floats]:
-    """Return `Ladder.boxes` and `Ladder.parts`."""
+def _boxes_of(fine: Plane, parts: CutParts, main: MainParts) -> Floats:
+    """Return `Ladder.boxes` (2, cuts, 4). Where nothing lies above a cut both boxes are the highest sample."""
     h, w = fine.shape
-    cuts = len(LADDER_CUTS)
-    cut_parts = parts_of_cuts(fine, LADDER_CUTS * LEVELS)
-    labels, owner, energy, boxes_xywh, area = cut_parts
-    left, top, width, height = boxes_xywh
-    edges = np.stack([left, top, left + width, top + height])
-    places, main = cut_parts.main_parts()
+    row, column = _peak(fine)
+    boxes = np.tile(np.array([column, row, column + 1, row + 1]), (2, len(LADDER_CUTS), 1))
+    boxes[0, main.cuts] = parts.edges[main.numbers]
+    boxes[1, main.cuts] = _boxes_around_warm(parts, main)[main.cuts]
+    shares: Floats = boxes / np.array([w, h, w, h])
+    return shares
+
+
+def _boxes_around_warm(parts: CutParts, main: MainParts) -> Integers:
+    """Return the box around the parts of each cut that are not far colder than its main part (`KEEP_SHARE`).
+
+    They are (cuts, 4), x0, y0, x1, y1 in samples; of a cut with nothing above they mean nothing.
+    """
+    cuts, h, w = parts.labels.shape
     most = np.zeros(cuts)
-    most[places] = energy[main]
-    is_warm = energy >= KEEP_SHARE * most[owner]
+    most[main.cuts] = parts.energy[main.numbers]
+    is_warm = parts.energy >= KEEP_SHARE * most[parts.cuts]
+    edges = parts.edges[is_warm]
     low = np.full((cuts, 2), max(h, w))
-    high = np.zeros((cuts, 2), np.intp)
-    np.minimum.at(low, owner[is_warm], edges[:2, is_warm].T)
-    np.maximum.at(high, owner[is_warm], edges[2:, is_warm].T)
-    row, column = divmod(int(fine.argmax()), w)
-    boxes = np.tile(np.array([column, row, column + 1, row + 1]), (2, cuts, 1))
-    boxes[0, places] = edges[:, main].T
-    boxes[1, places] = np.hstack([low, high])[places]
-    parts = np.zeros((cuts, 5))
+    high = np.zeros((cuts, 2), np.int64)
+    np.minimum.at(low, parts.cuts[is_warm], edges[:, :2])
+    np.maximum.at(high, parts.cuts[is_warm], edges[:, 2:])
+    return np.hstack([low, high])
+
+
+def _figures_of(fine: Plane, parts: CutParts, main: MainParts) -> Floats:
+    """Return `Ladder.parts` (cuts, 5); zeros where nothing lies above a cut."""
+    cuts = len(LADDER_CUTS)
+    sums = _sums_above_left(fine)
+    total = sums[-1, -1]
+    x0, y0, x1, y1 = parts.edges[main.numbers].T
+    heat_in_box = sums[y1, x1] - sums[y0, x1] - sums[y1, x0] + sums[y0, x0]
+    figures = np.zeros((cuts, 5))
+    figures[main.cuts] = np.column_stack([
+        parts.energy[main.numbers] / total,
+        parts.area[main.numbers] / fine.size,
+        heat_in_box / total,
+        np.minimum(np.bincount(parts.cuts, minlength=cuts)[main.cuts], MOST_PARTS),
+        parts.labels[main.cuts, *_peak(fine)] == main.numbers + 1,
+    ])  # fmt: skip
+    return figures
+
+
+def _sums_above_left(fine: Plane) -> Floats:
+    """Return the sum (h + 1, w + 1) of all heat above and left of each corner of a sample."""
+    h, w = fine.shape
     sums = np.zeros((h + 1, w + 1))
     sums[1:, 1:] = fine.cumsum(axis=0, dtype=np.float64).cumsum(axis=1)
-    x0, y0, x1, y1 = edges[:, main]
-    holds_peak = labels[places, row, column] == main + 1
-    parts[places] = np.column_stack([
-        energy[main] / sums[-1, -1],
-        area[main] / fine.size,
-        (sums[y1, x1] - sums[y0, x1] - sums[y1, x0] + sums[y0, x0]) / sums[-1, -1],
-        np.minimum(np.bincount(owner, minlength=cuts)[places], MOST_PARTS),
-        holds_peak,
-    ])  # fmt: skip
-    return boxes / np.array([w, h, w, h]), parts
+    return sums
+
+
+def _peak(fine: Plane) -> tuple[int, int]:
+    """Return row and column of the highest sample, of several the first."""
+    place: tuple[int, int] = divmod(int(fine.argmax()), fine.shape[1])
+    return place
 
 
 def _profile(fine: Plane) -> Floats:
+    """Return `Ladder.profile` (27,)."""
     h, w = fine.shape
     shares = fine / fine.sum(dtype=np.float64)
     profile: list[float] = []
@@ -74,7 +101,7 @@ def _profile(fine: Plane) -> Floats:
         edges = np.arange(samples + 1) / samples
         profile += np.interp(QUANTILES, np.concatenate([[0.0], along.cumsum()]), edges).tolist()
         profile += [mean, float(along @ (centres - mean) ** 2) ** 0.5]
-    row, column = divmod(int(fine.argmax()), w)
+    row, column = _peak(fine)
     warm = shares[shares > 0]
     entropy = -float(warm @ np.log(warm)) / np.log(max(2, fine.size))
     warm_share = float((fine > LEVELS / 2).mean())

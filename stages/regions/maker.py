@@ -30,7 +30,7 @@ from phrasebox.stages.scores.foreign_captions import (
     foreign_share,
     without_foreign,
 )
-from phrasebox.stages.scores.learned_box import BoxModel
+from phrasebox.stages.scores.learned_box import BoxContext, BoxModel
 from phrasebox.stages.scores.score import Calibration, at_share, score_of
 
 VOTES: Final = 3
@@ -101,36 +101,24 @@ class RegionMaker:
 
     def maps_of(self, record: Record, groups: Groups) -> RecordMaps:
         """Return the maps of the phrases of a record and of the objects that they name; see `groups_of`."""
-        by_text = {heat_map.text: heat_map for heat_map in record.heat_maps}
-        levels = {text: levels_of_map(heat_map) for text, heat_map in by_text.items()}
         numbers = self._map_numbers(record.phrases, groups)
-        canvas = (
-            Canvas(record.pixels.rgb) if self.config.needs_pixels and record.pixels is not None else None
+        heat_maps = {heat_map.text: heat_map for heat_map in record.heat_maps}
+        levels = {text: levels_of_map(heat_map) for text, heat_map in heat_maps.items()}
+        heat = RecordHeat(
+            record=record,
+            heat_maps=heat_maps,
+            levels=levels,
+            objects=objects_of(record.phrases, numbers),
+            canvas=self._canvas_of(record),
         )
-        objects: dict[int, ObjectMap] = {}
-        members = objects_of(record.phrases, numbers)
-        fitted_cut = self.cutter.fitted_cut
-        box_fit = self.cutter.box_fit
-        for number, object_ in members.items():
-            shared = object_.mean_levels(levels)
-            if shared is not None:
-                usual_size = 0.0 if fitted_cut is None else fitted_cut.usual_size(object_.heads.values())
-                first_map = next(by_text[text] for text in object_.heads if levels[text] is not None)
-                objects[number] = ObjectMap(
-                    levels=shared,
-                    shift_cells=first_map.shift_cells,
-                    size_hw=(record.height_px, record.width_px),
-                    limit=self.config.max_regions_plural
-                    if object_.is_plural
-                    else self.config.max_regions_singular,
-                    usual_size=usual_size,
-                    facts=None if box_fit is None else facts_of(object_, record, len(members), usual_size),
-                    usual_place=None if box_fit is None else box_fit.usual.of(object_.heads),
-                    canvas=canvas,
-                )
+        objects = {
+            number: object_map
+            for number, object_ in heat.objects.items()
+            if (object_map := self._object_map(object_, heat)) is not None
+        }
         phrases = [
             (
-                by_text[phrase.text],
+                heat_maps[phrase.text],
                 number if number in objects and levels[phrase.text] is not None else None,
             )
             for phrase, number in zip(record.phrases, numbers, strict=True)
@@ -208,6 +196,38 @@ class RegionMaker:
         texts = list(dict.fromkeys(phrase.text for phrase in phrases))
         return [texts.index(phrase.text) for phrase in phrases]
 
+    def _canvas_of(self, record: Record) -> Canvas | None:
+        if record.pixels is None or not self.config.needs_pixels:
+            return None
+        return Canvas(record.pixels.rgb)
+
+    def _object_map(self, object_: Object, heat: RecordHeat) -> ObjectMap | None:
+        """Return the map of one of the objects of a record; None if all its maps are empty."""
+        shared = object_.mean_levels(heat.levels)
+        if shared is None:
+            return None
+        first_text = next(text for text in object_.heads if heat.levels[text] is not None)
+        is_plural = object_.is_plural
+        fitted_cut = self.cutter.fitted_cut
+        usual_size = 0.0 if fitted_cut is None else fitted_cut.usual_size(object_.heads.values())
+        return ObjectMap(
+            levels=shared,
+            shift_cells=heat.heat_maps[first_text].shift_cells,
+            size_hw=(heat.record.height_px, heat.record.width_px),
+            limit=self.config.max_regions_plural if is_plural else self.config.max_regions_singular,
+            usual_size=usual_size,
+            context=self._context_of(object_, heat, usual_size),
+            canvas=heat.canvas,
+        )
+
+    def _context_of(self, object_: Object, heat: RecordHeat, usual_size: float) -> BoxContext | None:
+        """Return what the fit of boxes sees of an object beside its map; None without a fit."""
+        box_fit = self.cutter.box_fit
+        if box_fit is None:
+            return None
+        facts = facts_of(object_, heat.record, len(heat.objects), usual_size)
+        return BoxContext(facts, box_fit.usual.of(object_.heads))
+
     def _presence(self, heat_map: HeatMap, expected_share: float) -> float | None:
         if self.calibration is None or self.calibration.presence is None or heat_map.presence is None:
             return None
@@ -221,6 +241,25 @@ def _drawn(heat_map: HeatMap, surface: SmoothedMap | None) -> HeatMap | None:
     # A guided surface has been drawn over the image, where the values lie.
     shift = 0.0 if surface.is_guided else heat_map.shift_cells
     return replace(heat_map, values=surface.levels.astype(np.float32), shift_cells=shift)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordHeat:
+    """What the maps of the objects of one image are made of.
+
+    Attributes:
+        record: The record.
+        heat_maps: Text -> its heat map.
+        levels: Text -> the levels of its map; None if it has no heat.
+        objects: Number -> the object, also of those without heat.
+        canvas: See `ObjectMap`.
+    """
+
+    record: Record
+    heat_maps: Mapping[str, HeatMap]
+    levels: Mapping[str, Levels | None]
+    objects: Mapping[int, Object]
+    canvas: Canvas | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from operator import itemgetter
 from typing import Final, NamedTuple
 
 import cv2
@@ -18,7 +17,7 @@ import numpy as np
 from phrasebox.stages.contract.errors import RowFault
 from phrasebox.stages.contract.geometry import cell_to_px, xywh_to_xyxy
 from phrasebox.stages.contract.records import Sample
-from phrasebox.stages.contract.values import Plane
+from phrasebox.stages.contract.values import Plane, Sides
 from phrasebox.stages.images.decode import decode_rgb, load_image_bytes
 from phrasebox.stages.images.faults import MAX_PIXELS_CEILING, DecodeLimits
 from phrasebox.stages.model.device import Batches
@@ -143,65 +142,132 @@ class Outliner:
         regions: MapRegions = []
         occupied: Plane | None = None  # the union of the fields of the better parts
         for (part, contour), logits in zip(pieces, masks, strict=True):
-            mask = "image" if image is None or logits is None else self._best_mask(cut, part, image, logits)
-            fallback = mask if isinstance(mask, str) else None
-            field, evidence = (field_of(part, cut.fine), part.evidence) if isinstance(mask, str) else mask
-            if occupied is not None and fallback:
-                field = _resize(field, occupied)
-            elif occupied is not None:
-                occupied = _resize(occupied, field)
-            free = field if occupied is None else np.minimum(field, -occupied)
-            if np.count_nonzero(free > 0) < SAME * np.count_nonzero(field > 0):
+            outline = self._outline_part(cut, part, image, logits)
+            field = outline.field
+            if occupied is not None:
+                field, occupied = _on_same_samples(outline, occupied)
+            free = _free_part(field, occupied)
+            if free is None:
                 continue
             # Nothing lies before the first part: its contour stays with its learned box.
-            is_contour = fallback is not None and occupied is None
+            is_contour = outline.fallback is not None and occupied is None
             region_mask = contour if is_contour else paint(free, cut.object_map.size_hw)
             if region_mask is not None and region_mask.area_px >= self.config.min_area_px:
-                method = "none" if fallback else "sam"
-                region_mask = replace(region_mask, refined=method, fallback=fallback)
-                regions.append((region_mask, cut.evidence_of(evidence, region_mask)))
+                method = "none" if outline.fallback else "sam"
+                region_mask = replace(region_mask, refined=method, fallback=outline.fallback)
+                regions.append((region_mask, cut.evidence_of(outline.evidence, region_mask)))
                 occupied = field if occupied is None else np.maximum(occupied, field)
         return regions
 
-    def _best_mask(
-        self, cut: CutMap, part: HeatPart, image: EncoderInput, masks: Plane
-    ) -> tuple[Plane, Evidence] | str:
-        """Return the field of the best mask with its evidence, or a word of `_REASONS` if no mask will do.
+    def _outline_part(
+        self, cut: CutMap, part: HeatPart, image: EncoderInput | None, masks: Plane | None
+    ) -> _Outline:
+        """Return the best of the masks (masks, cells_h, cells_w) of a part, or its contour if none will do.
 
         The best one has the highest score of its evidence: the share of all heat in the mask times
-        the contrast of the heat there and outside.
+        the contrast of the heat there and outside. `masks` are logits.
         """
-        object_map = cut.object_map
+        if image is None or masks is None:
+            return _contour(cut, part, "image")
         cells = image.cells(masks)
-        size_wh = cells.shape[:0:-1]
-        heat: Plane = cv2.resize(cut.fine, size_wh, interpolation=cv2.INTER_LINEAR)
-        part_mask = np.zeros(cut.fine.shape, np.uint8)
-        part_mask[part.window] = part.inside
-        part_heat = np.where(cv2.resize(part_mask, size_wh, interpolation=cv2.INTER_NEAREST) > 0, heat, 0)
-        total = float(heat.sum(dtype=np.float64))
-        smallest = self.config.min_area_px / math.prod(object_map.size_hw)
-        candidates: list[tuple[float, int, Mask, Evidence]] = []
-        reason = 0
-        for number, logits in enumerate(cells):
-            inside = _without_islands(logits > 0)
-            checks = (
-                bool(np.isfinite(logits).all()),
-                inside.mean() >= max(self.config.min_area_share, smallest),
-                part_heat[inside].sum() >= LEAST_HEAT * part_heat.sum(),
-                1 / MOST_CHANGE <= inside.mean() / part.evidence.area <= MOST_CHANGE,
-            )
-            if not all(checks):
-                reason = max(reason, checks.index(False))
-                continue
-            evidence = measure(heat, inside.view(np.uint8), total, inside.size, cut.threshold)
-            candidates.append((evidence.score, number, inside, evidence))
-        if not candidates:
-            return _REASONS[reason]
-        _, number, inside, evidence = max(candidates, key=itemgetter(0))
-        mask: Plane = masks[number].copy()
-        visible = mask[: inside.shape[0], : inside.shape[1]]
-        visible[~inside] = -np.abs(visible[~inside])
-        return image.field(mask), evidence
+        heat = _heat_on(cells.shape[1:], cut, part)
+        insides = [_without_islands(logits > 0) for logits in cells]
+        passed = [
+            self._passed_checks(logits, inside, cut, part, heat)
+            for logits, inside in zip(cells, insides, strict=True)
+        ]
+        evidence = {
+            number: heat.evidence_of(insides[number], cut.threshold)
+            for number, checks in enumerate(passed)
+            if checks == len(_REASONS)
+        }
+        if not evidence:
+            return _contour(cut, part, _REASONS[max(passed, default=0)])
+        best = max(evidence, key=lambda number: evidence[number].score)
+        return _Outline(_field_of_mask(image, masks[best], insides[best]), evidence[best])
+
+    def _passed_checks(
+        self, logits: Plane, inside: Mask, cut: CutMap, part: HeatPart, heat: _PartHeat
+    ) -> int:
+        """Return how many checks of a mask (cells_h, cells_w) come before the first that fails, see `_REASONS`."""
+        share = inside.mean()
+        smallest = self.config.min_area_px / math.prod(cut.object_map.size_hw)
+        checks = (
+            bool(np.isfinite(logits).all()),
+            share >= max(self.config.min_area_share, smallest),
+            heat.of_part[inside].sum() >= LEAST_HEAT * heat.of_part.sum(),
+            1 / MOST_CHANGE <= share / part.evidence.area <= MOST_CHANGE,
+        )
+        return len(checks) if all(checks) else checks.index(False)
+
+
+class _Outline(NamedTuple):
+    """How a part is drawn.
+
+    Attributes:
+        field: See `paint.py`, of the segmenter's mask or of the contour.
+        evidence: Of what is inside.
+        fallback: Why it is the contour, a word of `_REASONS` or "image"; None for a mask.
+    """
+
+    field: Plane
+    evidence: Evidence
+    fallback: str | None = None
+
+
+def _contour(cut: CutMap, part: HeatPart, fallback: str) -> _Outline:
+    return _Outline(field_of(part, cut.fine), part.evidence, fallback)
+
+
+def _field_of_mask(image: EncoderInput, logits: Plane, inside: Mask) -> Plane:
+    """Return the field of a mask, whose logits (cells_h, cells_w) count as outside unless they are `inside`."""
+    field: Plane = logits.copy()
+    visible = field[: inside.shape[0], : inside.shape[1]]
+    visible[~inside] = -np.abs(visible[~inside])
+    return image.field(field)
+
+
+class _PartHeat(NamedTuple):
+    """A map in levels on the cells of the segmenter's masks.
+
+    Attributes:
+        whole: float32 (cells_h, cells_w), all heat.
+        of_part: The same where a part of the map lies, and 0 elsewhere.
+        total: The sum of all heat.
+    """
+
+    whole: Plane
+    of_part: Plane
+    total: float
+
+    def evidence_of(self, inside: Mask, threshold: float) -> Evidence:
+        """Return the evidence of a mask (cells_h, cells_w)."""
+        return measure(self.whole, inside.view(np.uint8), self.total, inside.size, threshold)
+
+
+def _heat_on(cells_hw: Sides, cut: CutMap, part: HeatPart) -> _PartHeat:
+    """Return a map and one of its parts on the cells of masks."""
+    cells_wh = cells_hw[::-1]
+    whole: Plane = cv2.resize(cut.fine, cells_wh, interpolation=cv2.INTER_LINEAR)
+    part_mask = np.zeros(cut.fine.shape, np.uint8)
+    part_mask[part.window] = part.inside
+    is_in_part = cv2.resize(part_mask, cells_wh, interpolation=cv2.INTER_NEAREST) > 0
+    return _PartHeat(whole, np.where(is_in_part, whole, 0), float(whole.sum(dtype=np.float64)))
+
+
+def _on_same_samples(outline: _Outline, occupied: Plane) -> tuple[Plane, Plane]:
+    """Return the field of an outline, and the better parts', on the samples of the last mask that was drawn."""
+    if outline.fallback:
+        return _resize(outline.field, occupied), occupied
+    return outline.field, _resize(occupied, outline.field)
+
+
+def _free_part(field: Plane, occupied: Plane | None) -> Plane | None:
+    """Return the field without what the better parts cover; None if they cover too much of it, see `SAME`."""
+    free = field if occupied is None else np.minimum(field, -occupied)
+    if np.count_nonzero(free > 0) < SAME * np.count_nonzero(field > 0):
+        return None
+    return free
 
 
 def _resize(field: Plane, other: Plane) -> Plane:

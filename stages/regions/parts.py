@@ -12,7 +12,7 @@ from phrasebox.stages.contract.levels import LEVELS
 from phrasebox.stages.contract.values import Levels, Plane, Sides
 from phrasebox.stages.regions.colours import Canvas
 from phrasebox.stages.regions.config import RegionsConfig
-from phrasebox.stages.scores.fits import Floats
+from phrasebox.stages.scores.learned_box import BoxContext
 from phrasebox.stages.scores.score import Evidence
 
 Mask = NDArray[np.bool_]
@@ -28,7 +28,7 @@ class ObjectMap:
         size_hw: Pixels of the image.
         limit: Most regions.
         usual_size: Of the object, for the rule `fitted`; see `FittedCut.usual_size`.
-        facts, usual_place: Of the object, for a `BoxModel`; see `learned_box.MapView`.
+        context: Of the object, for a `BoxModel`; None without one.
         canvas: The image as the model saw it, for `config.needs_pixels`.
     """
 
@@ -37,8 +37,7 @@ class ObjectMap:
     size_hw: Sides
     limit: int
     usual_size: float = 0.0
-    facts: Floats | None = None
-    usual_place: Floats | None = None
+    context: BoxContext | None = None
     canvas: Canvas | None = None
 
     @property

@@ -120,6 +120,13 @@ def words_of(text: str, head: str) -> list[str]:
     return [*text.split(), f"={lemma}", *kinds]
 
 
+class BoxContext(NamedTuple):
+    """What the fit sees of an object beside its map: its `FACTS`, and its usual place (4,), see `UsualBoxes.of`."""
+
+    facts: Floats
+    usual: Floats
+
+
 class MapView(NamedTuple):
     """What the fit sees of a map: its ladder, the object's `FACTS`, its usual place (4,), and the cut's box (4,).
 

@@ -18,7 +18,7 @@ from phrasebox.stages.regions.config import RegionsConfig
 from phrasebox.stages.regions.cut import Cutter
 from phrasebox.stages.regions.outlines import Outliner
 from phrasebox.stages.regions.stage import RegionsStage
-from phrasebox.stages.scores.learned_box import FACTS
+from phrasebox.stages.scores.learned_box import FACTS, BoxContext
 from phrasebox.stages.scores.score import Evidence
 from tests.build.datasets import Json
 from tests.build.records import image_bytes
@@ -88,7 +88,7 @@ def test_the_learned_box_is_the_prompt(sam: str) -> None:
     for name, box_fit in (("cut", None), ("learned", fit_that((0.0, 0.0, 2.0, 2.0)))):
         outliner = Outliner(Cutter(config_of(sam), box_fit=box_fit), "cpu")
         square = object_map(blurry(SQUARE), (SIDE, SIDE), 1)
-        square = replace(square, facts=np.zeros(len(FACTS)), usual_place=np.zeros(4))
+        square = replace(square, context=BoxContext(np.zeros(len(FACTS)), np.zeros(4)))
         contours = outliner._contours(square)
         x0, y0, x1, y1 = outliner._prompt(contours.cut, *contours.pieces[0]).box_xyxy_px
         [(region, _)] = outliner._outline(contours, IMAGE, [None])
