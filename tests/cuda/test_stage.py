@@ -67,11 +67,12 @@ def test_the_whole_stage_makes_what_a_cpu_makes_with_two_waits_a_batch(
     assert_same(records_on_gpu, on_cpu.process(given), precision)
     assert on_gpu.take_forwards().device == "cuda:0 simulated"
     for stage in (on_cpu, on_gpu):
-        stage.signals = []
+        stage.signals = {}
         stage.setup()
         stage.process(given[1:3])
-    for mine, theirs in zip(on_cpu.signals or [], on_gpu.signals or [], strict=True):
-        assert mine.local == pytest.approx(theirs.local, abs=1e-4)
+    for key, mine in (on_cpu.signals or {}).items():
+        theirs = (on_gpu.signals or {})[key]
+        assert mine.phrases.local == pytest.approx(theirs.phrases.local, abs=1e-4)
 
 
 def test_heat_maps_do_not_keep_the_pinned_memory_they_came_in(cuda: SimulatedCuda) -> None:

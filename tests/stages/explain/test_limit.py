@@ -90,15 +90,14 @@ def test_only_phrases_that_stay_get_maps(model: Any, monkeypatch: pytest.MonkeyP
 
 
 def test_signals_are_those_of_all_texts(model: Any) -> None:
-    """Presence is fitted to them: the phrases of an image, also beyond the limit, and behind them the foreign ones."""
+    """Presence is fitted to them: the phrases of an image, also beyond the limit, and the foreign ones apart."""
     stage = set_up(model)
-    stage.signals = []
+    stage.signals = {}
     stage.foreign = {crowded(1).sample.key: ["a boat", "a tree"]}
     (answer,) = stage.process([crowded(1)])
-    (signals,) = stage.signals
-    assert len(signals.cosines) == 6
-    assert signals.captions is not None
-    assert len(signals.captions.cosines) == 1
+    signals = stage.signals[crowded(1).sample.key]
+    counts = [len(texts.cosines) for texts in (signals.phrases, signals.foreign, signals.captions)]
+    assert counts == [4, 2, 1]
     assert len(answer.heat_maps) == 1
     similarity = answer.heat_maps[0].similarity
-    assert similarity == pytest.approx(max(signals.cosines[:4]), abs=1e-5)
+    assert similarity == pytest.approx(max(signals.phrases.cosines), abs=1e-5)
