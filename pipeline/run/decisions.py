@@ -25,8 +25,9 @@ from phrasebox.pipeline.output.dataset_folder import DatasetFolder
 from phrasebox.pipeline.output.manifest import Manifest
 from phrasebox.pipeline.output.previous_run import Identity, PreviousRun
 from phrasebox.pipeline.output.report import LOOKING, Display, Report, ShowStep
-from phrasebox.pipeline.run.domain_shift import DomainShift, ScoreMeaning
+from phrasebox.pipeline.run.domain_shift import DomainShift
 from phrasebox.pipeline.run.engines import Engine, choose_engine
+from phrasebox.pipeline.run.score_meaning import ScoreMeaning
 from phrasebox.pipeline.run.source import RunSource, source_of
 from phrasebox.pipeline.run.stage_calls import samples_in
 from phrasebox.pipeline.run.steps import AnySteps

@@ -232,7 +232,7 @@ def measure(run: Run, rows: int, start_s: float, console: Console) -> Costs:
             inputs = run_stages(steps.before, batch)
             run_stages(model, inputs, first.stage)  # it embeds phrases that repeat in the long run
             answers = run_stages(model, inputs, repeated.stage)
-            batch_outputs = run_stages([steps.regions_stage], answers)
+            batch_outputs = run_stages(steps.last_stages, answers)
             writer.write(records_to_rows(batch_outputs, run.config.output.columns))
             outputs += batch_outputs
             seconds = time.perf_counter() - measure_start

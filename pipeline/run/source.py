@@ -13,13 +13,9 @@ from phrasebox.pipeline.output.decisions import Decision, Decisions
 from phrasebox.pipeline.output.first_images import OnProgress
 from phrasebox.pipeline.output.report import Report, ShowStep
 from phrasebox.pipeline.run.concept_pool import parse_pool
-from phrasebox.pipeline.run.domain_shift import (
-    DomainShift,
-    ScoreMeaning,
-    apply_domain_shift,
-    precision_fault,
-)
+from phrasebox.pipeline.run.domain_shift import DomainShift, apply_domain_shift
 from phrasebox.pipeline.run.presence_fit import read_presence
+from phrasebox.pipeline.run.score_meaning import ScoreMeaning, precision_fault
 from phrasebox.pipeline.run.steps import (
     AnySteps,
     build_source_steps,

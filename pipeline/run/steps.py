@@ -2,6 +2,9 @@
 
 read -> phrases -> prepare -> explain -> regions -> write
 
+The engines read and write. Stages before the model are `Steps.before`, and those behind it
+`Steps.last_stages`: another step between explain and regions stands there.
+
 With `regions.refine: sam` the regions stage holds a second model, and has workers of its own.
 
 With another `source.kind` than heat_maps, its stage takes the place of explain and makes the
@@ -106,13 +109,18 @@ class Steps(Generic[ModelStageT, RegionsStageT]):
 
     @property
     def first_stages(self) -> tuple[Stage, ...]:
-        """All stages but the last."""
+        """The stages up to the model, with it."""
         return (*self.before, self.model_stage)
+
+    @property
+    def last_stages(self) -> tuple[Stage, ...]:
+        """The stages behind the model, in order. They get the records of the first images, too."""
+        return (self.regions_stage,)
 
     @property
     def stages(self) -> tuple[Stage, ...]:
         """All stages in order."""
-        return (*self.first_stages, self.regions_stage)
+        return (*self.first_stages, *self.last_stages)
 
     @property
     def has_open_share(self) -> bool:

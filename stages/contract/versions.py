@@ -3,7 +3,8 @@
 Whoever changes a format raises its version, adds the step that makes content of the version before content of the new
 one, and adds a file of the new version to `tests/stored`. The formats are
 
-datasets                  `stages/contract/schema_versions.py`, with the number in `schema.py`
+datasets                  `stages/contract/schema_versions.py`, with the number in `schema.py`; rows are lifted by
+                          `stages/files/lifted_shards.py`, dataset.json by `pipeline/dataset/stored_run.py`
 calibrations              `stages/scores/calibration_versions.py`
 answers of people         `Review.form` in `pipeline/dataset/reviews.py`
 marks                     `Mark.form` in `pipeline/dataset/marks.py`

@@ -1,8 +1,10 @@
 """From a map to its cut parts.
 
     surface_of      the map that is cut: smoothed, and with `upsample: guided` drawn along the edges of the image
+    refine_grid     the same between its cells (`fine_map.py`)
     threshold_of    where it is cut (`cut_rules.py`)
     parts_of        what lies above (`parts.py`)
+    ladder_of       the parts at many cuts, if a calibration has learned boxes (`ladder.py`)
     fill_box        the first part, in the box that a calibration has learned for it (`learned_box.py`)
 
 `contours.py` makes regions of the parts. With `refine: sam`, `outlines.py` does.

@@ -98,7 +98,7 @@ class InlineEngine:
             ends.enter_context(set_up([stage for stage in steps.stages if stage not in first_stages]))
             writer = ends.enter_context(closing(shards))
             if first_records:
-                self._write([steps.regions_stage], list(first_records), writer)
+                self._write(steps.last_stages, list(first_records), writer)
             records = (record for record in self._read() if not is_among(record.sample.key, keys))
             rows = rows_per_call(steps.model_stage)
             while batch := take_batch(records, rows):

@@ -177,7 +177,7 @@ class RayEngine:
             task = ray.remote(max_retries=-1)(write_shards)
             table = records_to_table(records)
             for entries in task.remote(
-                [steps.regions_stage], self.ledger, BATCH_ROWS, self._shard_spec(), table
+                steps.last_stages, self.ledger, BATCH_ROWS, self._shard_spec(), table
             ):
                 yield ray.get(entries)
 
@@ -215,12 +215,13 @@ class RayEngine:
             # remainder to fill up.
             rows = rows.repartition(target_num_rows_per_block=call, strict=True)
             rows = self._map_on_models(
-                rows, _on_device(self.pools, steps.model_stage), call, self.pools.min_workers
+                rows, [_on_device(self.pools, steps.model_stage)], call, self.pools.min_workers
             )
-            after = [steps.regions_stage]
+            after = steps.last_stages
             if steps.segmenter is not None:
-                after = []
-                rows = self._map_on_models(rows, steps.regions_stage.computing(device=device), call, 1)
+                with_segmenter = [*after[:-1], steps.regions_stage.computing(device=device)]
+                rows = self._map_on_models(rows, with_segmenter, call, 1)
+                after = ()
             size = call if call <= per_file else batch
             rows = rows.map_batches(
                 functools.partial(write_shards, after, self.ledger, batch, self._shard_spec()),
@@ -231,8 +232,8 @@ class RayEngine:
             )
             yield from rows.iter_batches(batch_size=None, batch_format="pyarrow")
 
-    def _map_on_models(self, rows: Any, stage: Stage, call: int, min_workers: int) -> Any:
-        """Return rows after a stage that holds a model, by workers with the model's share of GPUs and CPUs."""
+    def _map_on_models(self, rows: Any, stages: Sequence[Stage], call: int, min_workers: int) -> Any:
+        """Return rows after stages of which one holds a model, by workers with the model's share of GPUs and CPUs."""
         pools = self.pools
         overlap: Json = {}
         if pools.device == "cuda":
@@ -240,7 +241,7 @@ class RayEngine:
         return rows.map_batches(
             ModelWorker,
             fn_constructor_args=(
-                ray.put((stage,)),
+                ray.put(tuple(stages)),
                 self.ledger,
                 self.code,
                 _environment(pools, pools.threads),

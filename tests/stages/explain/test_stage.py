@@ -270,7 +270,7 @@ class TalkingDevice:
         if what in self.faults:
             raise self.faults[what]
 
-    def compare(self, images: Sequence[Any], texts: Any, captions: object, *, with_signals: bool) -> Any:
+    def compare(self, images: Sequence[Any], texts: Any, captions: object, **kinds: object) -> Any:
         """The similarity of an image and its only text is the sum of the pixels."""
         self.sizes.append(len(images))
         sums = [float(image.sum()) for image in images]
