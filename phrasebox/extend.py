@@ -26,6 +26,8 @@ Tower               the image side of the model, which an explainer looks at
 Record              an image with its phrases, which a source gives its regions
 Region              a part of an image that a phrase names
 encode_mask         pixels -> the mask of a region
+encode_box          a box of whole pixels -> its mask
+whole_pixels        a box with fractions -> whole pixels within the image
 region_of_mask      a mask -> the region with its box and area
 Piece               a part of an input, which a reader plans and reads
 Sample              a captioned image of an input
@@ -55,7 +57,8 @@ if TYPE_CHECKING:
     from phrasebox.pipeline.research.finetune.ranks import RankGroup
     from phrasebox.pipeline.research.finetune.recipe import Recipe, Student, caption_loss
     from phrasebox.stages.contract.errors import ConfigError, InputError, RowFault
-    from phrasebox.stages.contract.masks import encode_mask
+    from phrasebox.stages.contract.geometry import whole_pixels
+    from phrasebox.stages.contract.masks import encode_box, encode_mask
     from phrasebox.stages.contract.records import ImageRef, Record, Region, Sample
     from phrasebox.stages.explain.base import Explainer
     from phrasebox.stages.explain.config import ExplainerConfig
@@ -96,8 +99,10 @@ __all__ = [
     "TrainingBatch",
     "caption_loss",
     "dense",
+    "encode_box",
     "encode_mask",
     "region_of_mask",
+    "whole_pixels",
 ]
 
 _PLACES = {
@@ -130,8 +135,10 @@ _PLACES = {
     "TrainingBatch": "phrasebox.pipeline.research.finetune.material",
     "caption_loss": "phrasebox.pipeline.research.finetune.recipe",
     "dense": "phrasebox.stages.model.towers.dense",
+    "encode_box": "phrasebox.stages.contract.masks",
     "encode_mask": "phrasebox.stages.contract.masks",
     "region_of_mask": "phrasebox.stages.sources.source",
+    "whole_pixels": "phrasebox.stages.contract.geometry",
 }
 
 
