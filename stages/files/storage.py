@@ -120,11 +120,10 @@ def location_of(filesystem_path: str, like: str) -> str:
 
 def network_errors() -> tuple[type[Exception], ...]:
     """Return OSError, and the errors that loaded network libraries raise instead."""
-    errors = (("aiohttp", "ClientError"), ("httpx", "HTTPError"))
-    return (
-        OSError,
-        *(getattr(sys.modules[module], name) for module, name in errors if module in sys.modules),
-    )
+    names = (("aiohttp", "ClientError"), ("httpx", "HTTPError"))
+    # Another thread may be importing such a module: it is there then, and has no names yet.
+    errors = (getattr(sys.modules.get(module), name, None) for module, name in names)
+    return (OSError, *(error for error in errors if error is not None))
 
 
 def open_file(location: str) -> IO[bytes]:

@@ -1,7 +1,9 @@
 import os
 import pickle
+import sys
 from io import BytesIO
 from pathlib import Path
+from types import ModuleType
 
 import fsspec
 import pyarrow as pa
@@ -19,6 +21,7 @@ from phrasebox.stages.files.storage import (
     join,
     location_of,
     move,
+    network_errors,
     open_file,
     parent,
     parquet_file,
@@ -258,3 +261,11 @@ def test_protocols_that_cannot_be_written_are_rejected() -> None:
         write_text(place_of("data://a/b"), "a")
     with expect_error(ConfigError):
         writable_place("hf://datasets/mine")
+
+
+def test_a_network_library_that_another_thread_is_importing_has_no_errors_yet(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "httpx", ModuleType("httpx"))
+    monkeypatch.delitem(sys.modules, "aiohttp", raising=False)
+    assert network_errors() == (OSError,)
