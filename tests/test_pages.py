@@ -30,6 +30,7 @@ OTHER = (
     "pipeline/",
     "stages/",
     "CHANGELOG.md",
+    "tests/stored/",
 )  # tested elsewhere, or no pages of the site
 
 QUICK = (
