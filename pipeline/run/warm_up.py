@@ -2,7 +2,7 @@
 
 A calibration is compared with them (`phrasebox.pipeline.run.domain_shift`). Where none holds, presence is
 fitted to them (`phrasebox.pipeline.run.presence_fit`). The share of absent phrases is estimated from their
-captions (`phrasebox.stages.scores.foreign_captions`). Their records are then complete but for the stage
+captions (`phrasebox.stages.scores.foreign_captions`). Their records then need only the stages
 after the model.
 """
 
@@ -180,7 +180,7 @@ def warm_up(
     Raise PhraseboxError as the stages do.
 
     Args:
-        steps: The stages, set up but for the last one.
+        steps: The stages, set up to the model.
         on_progress: Hears how many of how many images are computed.
         reader: The reader of the input.
         pieces: The pieces of the whole input, so that all of its parts compute the same images.
@@ -250,7 +250,7 @@ def estimate_share(
 ) -> FirstAnswers:
     """Compute the first images with a detector whose presence is known, and estimate the share of absent phrases.
 
-    The stages are set up but for the last one. Raise PhraseboxError as they do. See `warm_up`.
+    The stages are set up to the model. Raise PhraseboxError as they do. See `warm_up`.
     """
     answers = FirstAnswers(precision="")
     look = Look(place=place, on_progress=on_progress)

@@ -165,7 +165,7 @@ class AttentionFlow(Walker[AttentionFlowConfig]):
     narrowest edge holds, and the edges that paths share are counted once. The maps of all
     phrases are the same.
 
-    In networks of several blocks the edges at the patch itself are the narrowest place. With A_1
+    In networks of several blocks the edges at the patch itself are usually the narrowest place. With A_1
     as the attention of the first block the map is then
 
         H_j = min(1, (1 + sum over i of A_1[i, j]) / 2)

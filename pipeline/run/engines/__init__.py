@@ -19,7 +19,7 @@ class Engine(Protocol):
     """A started engine."""
 
     def compute_first(self, compute: Callable[[AnySteps, OnProgress], AnswerT]) -> AnswerT | None:
-        """Call a function where the model's worker is, with the run's stages, set up but for the last.
+        """Call a function where the model's worker is, with the run's stages, set up to the model.
 
         Return None if workers died of it again and again. compute: A function of a module, or a
         part of one. It reports its progress by its second argument.
@@ -28,7 +28,7 @@ class Engine(Protocol):
     def make_rows(self, steps: AnySteps, first_records: Sequence[Record] = ()) -> None:
         """Run stages over the samples, and write shards. Raise PhraseboxError.
 
-        steps: The stages; `first_records` need only the last one.
+        steps: The stages; `first_records` need only the `last_stages`.
         """
 
 

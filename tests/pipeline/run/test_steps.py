@@ -25,9 +25,17 @@ class Marker(Stage):
         return [replace(record, caption_scores=(0.5,) * len(record.caption_scores)) for record in batch]
 
 
-@pytest.mark.parametrize("calibration", ["auto", "none"])
+@pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning")  # Ray makes its own context
+@pytest.mark.parametrize(
+    ("calibration", "engine"),
+    [
+        ("auto", "inline"),
+        ("none", "inline"),
+        pytest.param("auto", "ray", marks=[pytest.mark.ray, pytest.mark.slow]),
+    ],
+)
 def test_a_step_behind_the_model_gets_the_first_images_too(
-    calibration: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    calibration: str, engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_scenes(tmp_path / "scenes", SCENES, seed=1)
     monkeypatch.setattr(Steps, "last_stages", property(lambda steps: (Marker(), steps.regions_stage)))
@@ -38,7 +46,7 @@ def test_a_step_behind_the_model_gets_the_first_images_too(
         },
         "model": {"name": "demo"},
         "regions": {"calibration": calibration},
-        "engine": {"kind": "inline"},
+        "engine": {"kind": engine},
         "output": {"path": str(tmp_path / "out")},
     }
     run(RunConfig.model_validate(config))
