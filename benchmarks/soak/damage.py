@@ -97,7 +97,7 @@ def _write_over(path: Path, content: bytes) -> None:
 
 def _to_shard(change: Change) -> Damage:
     def damage(folder: Path, chance: random.Random) -> Fault | None:
-        shards = shards_in(folder)
+        shards = [path for path in shards_in(folder) if path.name not in COPY_NAMES]
         if not shards:
             return None
         path = chance.choice(shards)

@@ -52,6 +52,17 @@ def test_a_campaign_in_storage_leaves_whole_objects(
     assert judgement.injected == dict.fromkeys(stored.HURTS, 1)
 
 
+def test_a_lost_shard_is_no_file_that_another_fault_has_added(inline_dataset: Path, tmp_path: Path) -> None:
+    dataset = copy_of(inline_dataset, tmp_path)
+    chance = random.Random(1)
+    shards = shards_in(dataset)
+    assert damage("extra file", dataset, chance) is not None
+    while damage("lost shard", dataset, chance) is not None:
+        pass
+    [added] = shards_in(dataset)
+    assert added not in shards
+
+
 @pytest.mark.parametrize("kind", ["bit flip", "zeroed block", "short shard", "lost shard", "extra file"])
 def test_damage_changes_the_content_of_the_folder_and_names_a_file(
     kind: str, inline_dataset: Path, tmp_path: Path
