@@ -10,6 +10,9 @@
     locate = phrasebox.Locator("photo")
     locate("photo.jpg", ["a red car"]).picture().save("regions.png")
 
+The folders `pipeline` and `stages` beside this module are links to those at the top of the repository. A package has
+them as folders.
+
 RunConfig        the settings of a run; `phrasebox run INPUT --print-config --docs` lists them with their meaning
 run              make a dataset; the same call resumes it
 open_dataset     read a dataset back: samples, regions, images

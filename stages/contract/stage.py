@@ -41,7 +41,7 @@ class Stage(ABC):
     """One step of the pipeline over batches of records. See the module for the contract.
 
     Attributes:
-        name: That of the room under `stages/`; logs, progress and `dataset.json` show it.
+        name: That of its module or folder in `stages/`; logs, progress and `dataset.json` show it.
     """
 
     name: ClassVar[str]
