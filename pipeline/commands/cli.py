@@ -25,7 +25,7 @@ GROUPS: Final = {
     "Use it": ("export", "finetune"),
     "Measure and improve it": ("eval", "calibrate"),
     "Study models and methods": ("models", "score-model", "compare", "explain"),
-    "Try phrasebox": ("demo", "scenes"),
+    "Try phrasebox": ("demo", "scenes", "photographs"),
 }
 """What people want -> the verbs for it, in the order of `--help`."""
 

@@ -37,7 +37,7 @@ PIPELINE: dict[str, set[str]] = {
     "config": set(),
     "terminal": set(),
     "pictures": set(),
-    "demo": set(),
+    "demo": {"terminal"},
     "dataset": {"config"},
     "load": {"config", "dataset"},
     "export": {"config", "dataset"},
