@@ -12,8 +12,8 @@
 An image goes through the stages of a run. As in a run, the model embeds "a red car" without its
 article, as "red car"; with `explain.variant: authors` it embeds texts as typed. The phrases of a
 call are questions and no caption: each is judged by itself, and half of them are expected to name
-nothing in the image (`QUESTION_SHARE`). With `regions.absent_share` of a run, the result equals the
-row that this run writes for the same phrases if all its captions are their images' own.
+nothing in the image (`QUESTION_SHARE`). With `regions.absent_share` and `regions.exponent` of a run, the
+result equals the row that this run writes for the same phrases if all its captions are their images' own.
 """
 
 from __future__ import annotations

@@ -321,7 +321,7 @@ def _learn_boxes(
     """Return the boxes that dragged ones teach, and the regions that scores are fitted to, with their evidence."""
     evidence = _evidence_of(reviewed, rows, basis.stage)
     config = evaluation_set.config().regions
-    requested = evaluation_set.with_requested_rule().config().regions
+    requested = evaluation_set.with_requested_cut().config().regions
     if not evaluation_set.is_of_heat_maps or not requested.learns_boxes:
         return None, reviewed, evidence
     phrases = reviewed_phrases(reviewed, rows)

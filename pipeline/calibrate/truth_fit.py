@@ -192,7 +192,7 @@ class _CalibrationFit:
     def judge_heat_maps(self) -> JudgedSet:
         """Fit cut, presence and boxes of heat maps, and judge the regions that they give."""
         previous = self._replaced_calibration(lambda: build_steps(self.evaluation_set.config()))
-        evaluation_set = self.evaluation_set.with_requested_rule()
+        evaluation_set = self.evaluation_set.with_requested_cut()
         config = evaluation_set.config()
         steps = evaluation_set.steps(pixels=config.regions.needs_pixels or config.regions.refine == "sam")
         rows = evaluation_set.sound_rows(steps, self.console)

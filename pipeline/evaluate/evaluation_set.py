@@ -67,14 +67,14 @@ class EvaluationSet:
     matches: ImageMatches
     by: Literal["file_name", "sample_id"] = "file_name"
 
-    def with_requested_rule(self) -> EvaluationSet:
-        """Return the same set with the rule that the run's user asked for; a setting of the rule stays.
+    def with_requested_cut(self) -> EvaluationSet:
+        """Return the same set with the rule and the exponent that the run's user asked for; settings of them stay.
 
-        A run with a calibration without a cut stores the rule that it used instead.
+        A run without a cut of a calibration stores those that it used instead.
         """
         regions = self.dataset.manifest.get("run", {}).get("config", {}).get("regions", {})
-        rule_settings = [f"regions.rule={regions['rule']}"] if "rule" in regions else []
-        return replace(self, settings=[*rule_settings, *self.settings])
+        requested = [f"regions.{key}={regions[key]}" for key in ("rule", "exponent") if key in regions]
+        return replace(self, settings=[*requested, *self.settings])
 
     @property
     def is_of_heat_maps(self) -> bool:

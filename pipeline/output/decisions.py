@@ -28,11 +28,13 @@ class Decisions:
         shift: The difference of the images from those of the calibration, as plain values of a `DomainShift`.
         presence: SHA-256 of the calibration of presence that was fitted; the value None where none could be.
         absent_share: The share of absent phrases to expect, 0 .. 1.
+        exponent: The power of the heat before maps are cut.
     """
 
     shift: Decision[Json | None] | None = None
     presence: Decision[str | None] | None = None
     absent_share: float | None = None
+    exponent: float | None = None
 
     @classmethod
     def stored_in(cls, run: Json) -> Self:
@@ -41,6 +43,7 @@ class Decisions:
             shift=Decision(run[_SHIFT]) if _SHIFT in run else None,
             presence=Decision(run[_PRESENCE]) if _PRESENCE in run else None,
             absent_share=run.get(_ABSENT_SHARE),
+            exponent=run.get(_EXPONENT),
         )
 
     @property
@@ -57,6 +60,8 @@ class Decisions:
             values[_PRESENCE] = self.presence.value
         if self.absent_share is not None:
             values[_ABSENT_SHARE] = self.absent_share
+        if self.exponent is not None:
+            values[_EXPONENT] = self.exponent
         return values
 
     def of_any_part(self) -> Json:
@@ -66,9 +71,11 @@ class Decisions:
             _SHIFT: shift is not None and bool(shift["in_regions"]),
             _PRESENCE: self.presence_digest is not None,
             _ABSENT_SHARE: self.absent_share is not None,
+            _EXPONENT: self.exponent is not None,
         }
 
 
 _SHIFT: Final = "outside_domain"
 _PRESENCE: Final = "presence"
 _ABSENT_SHARE: Final = "absent_share"
+_EXPONENT: Final = "exponent"

@@ -187,14 +187,19 @@ class PreviousRun:
         self._reject_other_settings(stored_values, values)
 
     def _config_for(self, values: Json) -> Json:
-        """Return the configuration of the run, with a share of absent phrases as others have it.
+        """Return the configuration of the run, with what its first images decided where others have the same.
 
-        The manifest of a run has the share that it has estimated, and people take that.
+        The manifest of a run has the share of absent phrases and the exponent that it has estimated, and people take
+        these.
         """
         stored: Json = with_absolute_paths(self.run.get("config") or {})
-        share = values.get("regions", {}).get("absent_share", AUTO)
-        if share == self.decisions.absent_share:
-            stored["regions"] = {**stored["regions"], "absent_share": share}
+        regions = values.get("regions", {})
+        for key, decision in (
+            ("absent_share", self.decisions.absent_share),
+            ("exponent", self.decisions.exponent),
+        ):
+            if regions.get(key, AUTO) == decision:
+                stored["regions"] = {**stored["regions"], key: decision}
         return stored
 
     def _check_files(self, version: str) -> None:

@@ -30,6 +30,8 @@ def calibration_basis(
     unused = _AFTER_THE_FIT | ({"threshold"} if regions.rule != "fixed" else set())
     basis = presence_basis(explain, model_fingerprint)
     basis["regions"] = {key: value for key, value in regions.row_settings().items() if key not in unused}
+    if regions.heat_exponent == 1.0:
+        basis["regions"].pop("exponent")  # older calibrations do not name it
     return basis if segmenter is None else basis | {"segmenter": segmenter}
 
 

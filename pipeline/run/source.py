@@ -14,6 +14,7 @@ from phrasebox.pipeline.output.first_images import OnProgress
 from phrasebox.pipeline.output.report import Report, ShowStep
 from phrasebox.pipeline.run.concept_pool import parse_pool
 from phrasebox.pipeline.run.domain_shift import DomainShift, apply_domain_shift
+from phrasebox.pipeline.run.exponent import exponent_in_words
 from phrasebox.pipeline.run.presence_fit import read_presence
 from phrasebox.pipeline.run.score_meaning import ScoreMeaning, precision_fault
 from phrasebox.pipeline.run.steps import (
@@ -102,6 +103,7 @@ class CutHeatMaps(RunSource):
         if stored.shift is not None or not run.steps.is_calibrated:
             values = None if stored.shift is None else stored.shift.value
             run = _with_shift(run, None if values is None else DomainShift(**values), report)
+        run = replace(run, steps=run.steps.with_exponent(stored.exponent))
         presence = read_presence(folder.presence, stored.presence_digest)
         return run if presence is None else _with_presence(run, presence)
 
@@ -128,6 +130,10 @@ class CutHeatMaps(RunSource):
             if calibration is not None:
                 run = _with_presence(run, calibration)
             decisions = replace(decisions, presence=Decision(run.steps.calibration_digest))
+            if run.config.regions.exponent == AUTO and first_images.exponent is not None:
+                report.note(exponent_in_words(first_images.exponent))
+                run = replace(run, steps=run.steps.with_exponent(first_images.exponent))
+                decisions = replace(decisions, exponent=first_images.exponent)
         return run, decisions
 
 

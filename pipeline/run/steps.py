@@ -135,6 +135,13 @@ class Steps(Generic[ModelStageT, RegionsStageT]):
         config = self.regions_stage.config.model_copy(update={"absent_share": absent_share})
         return replace(self, regions_stage=self.regions_stage.judging_by(config, self.calibration))
 
+    def with_exponent(self: HeatMapSteps, exponent: float | None) -> HeatMapSteps:
+        """Return the same steps, which raise the heat of maps to a power before they cut them; None: it stays open."""
+        if exponent is None:
+            return self
+        config = self.regions_stage.config.model_copy(update={"exponent": exponent})
+        return replace(self, regions_stage=self.regions_stage.judging_by(config, self.calibration))
+
     def in_precision(self, precision: str) -> Self:
         """Return the same steps, whose model computes in a precision."""
         return replace(self, model_stage=self.model_stage.computing(precision=precision))

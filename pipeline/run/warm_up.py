@@ -27,6 +27,7 @@ from phrasebox.pipeline.run.domain_shift import (
     apply_domain_shift,
     find_domain_shift,
 )
+from phrasebox.pipeline.run.exponent import fit_exponent
 from phrasebox.pipeline.run.presence_fit import (
     PresenceResult,
     collecting_signals,
@@ -80,6 +81,8 @@ class FirstAnswers:
         presence: The fit of presence, empty where it was not tried.
         absent_share: The share of absent phrases; None where nothing is known of presence.
         captions: The number of captions that it was estimated from.
+        exponent: The power that gives the heat maps the usual mean heat, see `exponent.fit_exponent`; None
+            without such maps.
         records: The records after the model's stage; none where they are not what the run would
             make of these images.
         stages: Arguments of `Report.stage`.
@@ -90,6 +93,7 @@ class FirstAnswers:
     presence: PresenceResult = field(default_factory=PresenceResult)
     absent_share: float | None = None
     captions: int = 0
+    exponent: float | None = None
     records: Sequence[Record] = ()
     stages: list[tuple[Any, ...]] = field(default_factory=list)
 
@@ -281,6 +285,7 @@ def fit_to_samples(
     # Which phrases are the likeliest is only known after the fit.
     unlimited = [replace(record, object_numbers=()) for record in parsed]
     images = _explain(steps, unlimited, answers, look or Look(), foreign)
+    answers.exponent = fit_exponent(heat_map for image in images for heat_map in image.record.heat_maps)
     answers.presence = fit_presence_to_captions(steps, _signals_of(images))
     presence = presence_in(answers.presence.calibration)
     answers.records = [_judge(image, presence) for image in images]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Final
 
 import numpy as np
@@ -42,3 +43,19 @@ def quantise(values: Plane) -> Levels | None:
     if not math.isfinite(spread) or spread <= SMALLEST_SPREAD * max(abs(low), abs(high)):
         return None
     return ((values.astype(np.float64) - low) / spread * LEVELS + 0.5).astype(np.uint8)  # which rounds down
+
+
+def raise_levels(levels: Levels, exponent: float) -> Levels:
+    """Return levels whose shares of `LEVELS` are raised to a power; the lowest and the highest level stay.
+
+    >>> raise_levels(np.array([[0, 51, 102, 255]], np.uint8), 2.0)
+    array([[  0,  10,  41, 255]], dtype=uint8)
+    """
+    return levels if exponent == 1.0 else _raised(exponent)[levels]
+
+
+@cache
+def _raised(exponent: float) -> Levels:
+    """The level that each level becomes, (256,)."""
+    shares = np.arange(LEVELS + 1, dtype=np.float64) / LEVELS
+    return np.rint(shares**exponent * LEVELS).astype(np.uint8)

@@ -15,6 +15,9 @@ Rule = Literal["mean", "otsu", "fixed", "fitted"]
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
+SMALLEST_EXPONENT: Final = 0.2
+LARGEST_EXPONENT: Final = 5.0
+
 FALLBACK_CUT: Final = 0.2
 """Share of the highest heat at which maps are cut that no calibration cuts."""
 
@@ -40,6 +43,13 @@ class RegionsConfig(BaseModel):
     )
     threshold: Share = Field(
         FALLBACK_CUT, description="Share of the highest heat for `fixed`; 0.2 was chosen on photographs."
+    )
+    exponent: Annotated[float, Field(ge=SMALLEST_EXPONENT, le=LARGEST_EXPONENT)] | Literal["auto"] = Field(
+        "auto",
+        description="Power of the heat, as a share of a map's highest, before maps are cut: above 1 it makes "
+        "flat maps narrower. Without a calibration auto takes the power that gives the maps of the "
+        "run's first images a mean heat of 0.195, and 1 if it is between 0.67 and 1.5. The run says "
+        "and stores it. Otherwise auto is 1.",
     )
     # It joins the patchy heat of one object. On drawn scenes 0.5 is best: at 0.7 thin objects
     # begin to vanish.
@@ -116,6 +126,11 @@ class RegionsConfig(BaseModel):
         "the row's `absent`; null keeps all. Only calibrations of presence say how likely a "
         "phrase is.",
     )
+
+    @property
+    def heat_exponent(self) -> float:
+        """The power of the heat; 1 where no run has fitted it."""
+        return 1.0 if self.exponent == "auto" else self.exponent
 
     @property
     def expected_absent_share(self) -> float:

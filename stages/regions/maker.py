@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from phrasebox.stages.contract.levels import LEVELS, quantise
+from phrasebox.stages.contract.levels import LEVELS, quantise, raise_levels
 from phrasebox.stages.contract.records import Absent, HeatMap, Phrase, Record, Region
 from phrasebox.stages.contract.values import Levels
 from phrasebox.stages.phrases.groups import link_phrases
@@ -103,7 +103,8 @@ class RegionMaker:
         """Return the maps of the phrases of a record and of the objects that they name; see `groups_of`."""
         numbers = self._map_numbers(record.phrases, groups)
         heat_maps = {heat_map.text: heat_map for heat_map in record.heat_maps}
-        levels = {text: levels_of_map(heat_map) for text, heat_map in heat_maps.items()}
+        exponent = self.config.heat_exponent
+        levels = {text: levels_of_map(heat_map, exponent) for text, heat_map in heat_maps.items()}
         heat = RecordHeat(
             record=record,
             heat_maps=heat_maps,
@@ -329,9 +330,12 @@ def facts_of(object_: Object, record: Record, objects: int, usual_size: float) -
     return np.array(facts, np.float64)
 
 
-def levels_of_map(heat_map: HeatMap) -> Levels | None:
-    """Return the levels of a heat map, None if it has no heat."""
-    return None if heat_map.fault or not math.isfinite(heat_map.similarity) else quantise(heat_map.values)
+def levels_of_map(heat_map: HeatMap, exponent: float = 1.0) -> Levels | None:
+    """Return the levels of a heat map, raised to a power, see `raise_levels`; None if it has no heat."""
+    if heat_map.fault or not math.isfinite(heat_map.similarity):
+        return None
+    levels = quantise(heat_map.values)
+    return None if levels is None else raise_levels(levels, exponent)
 
 
 def share_presences(

@@ -150,7 +150,8 @@ def test_nothing_is_computed_twice(few: None, scenes: Path, tmp_path: Path, monk
     assert f" of the first images (regions.absent_share: {share})" in text
     assert {stage["records"] for stage in manifest["stages"].values()} == {24}
     assert manifest["stages"]["explain"]["images"] == 24
-    part = {"calibration": str(tmp_path / "out" / "presence.json"), "absent_share": share}
+    decided = {"absent_share": share, "exponent": manifest["run"]["exponent"]}
+    part = {"calibration": str(tmp_path / "out" / "presence.json"), **decided}
     made(uncalibrated(scenes, tmp_path / "again", explain=explain, regions=part))
     assert_alike(rows_of(tmp_path / "out"), rows_of(tmp_path / "again"))
 
