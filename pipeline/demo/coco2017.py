@@ -122,8 +122,8 @@ def _check_folder(out: Path, request: PhotographRequest) -> None:
         earlier = stored["request"]
         if earlier != request.to_json():
             raise ConfigError(
-                f"{out} holds {earlier['images']} photographs of {earlier['split']}, seed {earlier['seed']}: give another "
-                "folder",
+                f"{out} holds {earlier['images']} photographs of {earlier['split']}, seed {earlier['seed']}: "
+                "give another folder",
                 key="--out",
             )
     elif out.exists() and {path.name for path in out.iterdir()} - {"images", _DOWNLOAD_FOLDER, *WRITTEN}:
