@@ -138,8 +138,9 @@ class GradEclip(Explainer[GradEclipConfig]):
                 if exact_block is not exact[-1]:
                     x = block.finish(x, attend(q, k, v, self._heads or block.heads))
         path = trace_class_token(tower, token, exact, keys_values, self._heads)
+        registers = tower.prefix_tokens - 1
         similarities = [
-            self._patch_similarity(block.out, query, keys)
+            self._patch_similarity(block.out, query, keys[:, registers:])
             for block, query, (keys, _) in zip(exact, path.queries, keys_values, strict=True)
         ]
 
@@ -154,8 +155,8 @@ class GradEclip(Explainer[GradEclipConfig]):
             heat=partial(compute_by_step, compute=heat_of_step),
             embedding=path.embedding,
             constant=torch.stack([similarity.amax(dim=1) == 0 for similarity in similarities]).all(dim=0),
-            tokens=None if early is None else early[:, 1:],
-            embed_patches=lambda: tower.head(exact[-1].attended(keys_values[-1][1])),
+            tokens=None if early is None else early[:, tower.prefix_tokens :],
+            embed_patches=lambda: tower.head(exact[-1].attended(keys_values[-1][1][:, registers:])),
         )
 
     @torch.no_grad()
@@ -192,8 +193,8 @@ def trace_class_token(
 ) -> ClassPath:
     """Send the class token (B, D) through the last blocks of a tower, whose head is in float32.
 
-    Keys and values of the patches (B, N, D) in each block are constants here, so a gradient
-    touches one token per image, phrase and block instead of N + 1. Each of P =
+    Keys and values of all other tokens (B, T - 1, D) in each block, the patches last, are
+    constants here, so a gradient touches one token per image, phrase and block instead of T. Each of P =
     `PHRASES_PER_STEP` phrases has a copy of the class token, which keeps gradients apart. All
     phrases of an image share keys and values. The output o of a block is linear in its
     attention weights a, so that sum_d w_d v_i,d is dc/da_i, summed over heads. `heads`: None is
@@ -203,24 +204,24 @@ def trace_class_token(
     attention = []
     with torch.enable_grad(), allow_tf32(tower):
         x = token[:, None].expand(-1, PHRASES_PER_STEP, -1).requires_grad_()
-        for block, patches in zip(blocks, keys_values, strict=True):
+        for block, constants in zip(blocks, keys_values, strict=True):
             projected = block.project(x)
             query, class_key, class_value, keys, values = (
-                split_heads(t, heads or block.heads) for t in (*projected, *patches)
+                split_heads(t, heads or block.heads) for t in (*projected, *constants)
             )
             to_self = (query * class_key).sum(dim=-1, keepdim=True)
             logits = torch.cat([to_self, query @ keys.mT], dim=-1) * query.shape[-1] ** -0.5
-            class_weight, patch_weights = logits.softmax(dim=-1).split([1, keys.shape[-2]], dim=-1)
-            o = class_weight * class_value + patch_weights @ values
+            class_weight, other_weights = logits.softmax(dim=-1).split([1, keys.shape[-2]], dim=-1)
+            o = class_weight * class_value + other_weights @ values
             x = block.finish(x, join_heads(o))
             queries.append(projected[0][:, 0].detach())
-            attention.append(patch_weights)
+            attention.append(other_weights)
         embeddings = tower.head(x)
 
     def attention_gradients(gradient: Tensor) -> Sequence[Tensor]:
         with allow_tf32(tower):
             gradients = torch.autograd.grad(embeddings, attention, gradient, retain_graph=True)
-        return [block.sum(dim=1) for block in gradients]
+        return [block.sum(dim=1)[..., tower.prefix_tokens - 1 :] for block in gradients]
 
     return ClassPath(
         embedding=embeddings[:, 0].detach(), queries=queries, attention_gradients=attention_gradients

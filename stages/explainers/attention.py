@@ -45,7 +45,7 @@ def last_attention(model: ClipModel, rgb: Tensor) -> Tensor | None:
     """
     return by_tower(
         model.tower,
-        blocks=lambda _: Walk(model, 1)(rgb).attention[0][:, :, 0, 1:].mean(dim=1),
+        blocks=lambda tower: Walk(model, 1)(rgb).attention[0][:, :, 0, tower.prefix_tokens :].mean(dim=1),
         pooled=lambda tower: tower.pool_tokens(rgb).attention.mean(dim=1),
         averaged=lambda _: None,
     )
@@ -69,12 +69,15 @@ class Walker(SingleImageExplainer[ConfigT]):
 
     def _maps_of_image(self, rgb: Tensor) -> Maps:
         tensors = self.walk(rgb)
-        heat = partial(self._explain_blocks, tensors)
+
+        def heat(texts: Tensor) -> Tensor:
+            return self._explain_blocks(tensors, texts)[..., self.walk.tower.prefix_tokens - 1 :]
+
         return Maps(heat=heat, embedding=tensors.embedding.detach(), tokens=tensors.early)
 
     @abstractmethod
     def _explain_blocks(self, tensors: BlockTensors, texts: Tensor) -> Tensor:
-        """Compute the maps (1, P, N) of one image for unit texts (1, P, E)."""
+        """Compute the heat of all tokens but the class token (1, P, T - 1) of one image for unit texts (1, P, E)."""
 
 
 class AttentionExplainer(Walker[ConfigT]):

@@ -116,9 +116,10 @@ def second_path(
             q, k, v = block.project_heads(z)
             second = second + block.attended(join_heads(mixing(z, q, k, v)))
             x = block.finish(x, join_heads(F.scaled_dot_product_attention(q, k, v)))
-        tokens = None if early is None else early[:, 1:]
+        patches = slice(tower.prefix_tokens, None)
+        tokens = None if early is None else early[:, patches]
         return DenseFeatures(
-            patches=tower.head(second[:, 1:]), embedding=tower.head(x[:, 0]), tokens=tokens
+            patches=tower.head(second[:, patches]), embedding=tower.head(x[:, 0]), tokens=tokens
         )
 
     return features

@@ -96,11 +96,12 @@ class Propagation:
         with torch.no_grad():
             raw = replace(tower, ln_pre=NOTHING).embed(rgb).float()
             positions = tower.positions(tower.grid_of(rgb)).float()[1:]
-        places = (raw[:, 1:] - positions).requires_grad_()
-        x = tower.ln_pre(torch.cat([raw[:, :1], places + positions], dim=1))
+        first = tower.prefix_tokens
+        places = (raw[:, first:] - positions).requires_grad_()
+        x = tower.ln_pre(torch.cat([raw[:, :first], places + positions], dim=1))
         tokens: Tensor | None = None
         for number, block in enumerate(tower.blocks):
-            tokens = x[:, 1:].detach() if number == self.early_block else tokens
+            tokens = x[:, first:].detach() if number == self.early_block else tokens
             q, k, v = block.project(x)
             x = block.finish(x, attend_by_rules(q, k, v, block.heads)[0])
         return Trace(places, tower.head(x[:, 0]), tokens)

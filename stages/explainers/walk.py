@@ -107,7 +107,7 @@ class Walk:
             attention.append(a)
             tokens.append(x)
         return BlockTensors(
-            early=None if early is None else early[:, 1:],
+            early=None if early is None else early[:, self.tower.prefix_tokens :],
             tokens=tokens,
             normed=normed,
             attention=attention,

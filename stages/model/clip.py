@@ -15,6 +15,7 @@ from torch import Tensor
 
 from phrasebox.stages.model.config import InputSpec
 from phrasebox.stages.model.device import device_name, to_device
+from phrasebox.stages.model.dual_encoder import DualEncoder, MaskedTexts
 from phrasebox.stages.model.towers.tower import Tower
 from phrasebox.stages.model.towers.trunk import private_copy
 
@@ -202,7 +203,8 @@ class TextEncoder:
         self.device = next(model.parameters()).device
         self.model = private_copy(model, None)  # in evaluation mode: a text tower may have dropout
         self.model._modules.pop("visual", None)  # texts do not need the memory of the image tower
-        self.tower = text_tower_of(self.model)
+        self.tower: TextTower | MaskedTexts | None
+        self.tower = self.model.texts if isinstance(self.model, DualEncoder) else text_tower_of(self.model)
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Tensor:

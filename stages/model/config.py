@@ -92,9 +92,9 @@ class ModelConfig(BaseModel):
     )
     checkpoint: Path | None = Field(
         default=None,
-        description="A folder as transformers' CLIPModel or SiglipModel, or open_clip's "
-        "push_to_hf_hub write it, or a file: one of these, OpenAI's, or one of open_clip's "
-        "trainer. Its tensors and the files beside it identify it.",
+        description="A folder as transformers' CLIPModel, SiglipModel and other dual encoders, or "
+        "open_clip's push_to_hf_hub write it, or a file: one of these, OpenAI's, or one of "
+        "open_clip's trainer. Its tensors and the files beside it identify it.",
     )
     weights: Path | None = Field(
         default=None, description="A checkpoint: .safetensors, or a torch file read with weights_only=True."
@@ -278,6 +278,8 @@ class ModelDescription:
         architecture: open_clip's model configuration.
         siglip: Arguments of timm's `VisionTransformer`, and `norm_eps`, for the image tower of
             a SigLIP of any size, which open_clip cannot build. None for other models.
+        dual_encoder: The `config.json` of a dual encoder that transformers builds, see
+            `checkpoints.dual_encoders`. None for other models.
         input: The images that the model takes.
         vocabulary: A vocabulary file that the model brings, absolute; None for the tokenizer of
             `architecture`.
@@ -296,6 +298,7 @@ class ModelDescription:
     name: str
     architecture: Json
     siglip: Json | None = None
+    dual_encoder: Json | None = None
     input: InputSpec
     vocabulary: Path | None = None
     described_by: str = ""

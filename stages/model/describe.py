@@ -18,7 +18,12 @@ import torch
 from phrasebox.stages.contract.errors import ConfigError, WeightsError
 from phrasebox.stages.contract.values import Json
 from phrasebox.stages.model.catalog import CATALOG, find_weights
-from phrasebox.stages.model.checkpoints.files import OPEN_CLIP_CONFIG, undescribed
+from phrasebox.stages.model.checkpoints.dual_encoders import DualEncoderKind, kind_of, plain_settings
+from phrasebox.stages.model.checkpoints.files import (
+    OPEN_CLIP_CONFIG,
+    TRANSFORMERS_CONFIG,
+    undescribed,
+)
 from phrasebox.stages.model.checkpoints.folder import Checkpoint, read_checkpoint
 from phrasebox.stages.model.checkpoints.layouts import (
     CLIP,
@@ -30,6 +35,7 @@ from phrasebox.stages.model.checkpoints.layouts import (
 )
 from phrasebox.stages.model.checkpoints.settings import (
     RESAMPLE,
+    SIGLIP_IMAGES,
     architecture_of_clip,
     architecture_of_siglip,
     preprocess_of,
@@ -42,13 +48,16 @@ from phrasebox.stages.model.config import (
     about,
     check_model_files,
 )
+from phrasebox.stages.model.dual_encoder import architecture_of_dual_encoder, open_empty
 from phrasebox.stages.model.module import build_module, load_into
 from phrasebox.stages.model.tokenizer import (
     check_vocabulary,
     cleaning,
     named_vocabulary,
+    settings_of_tokenizer,
     siglip_vocabulary,
     takes_texts_of_siglip,
+    vocabulary_in,
 )
 from phrasebox.stages.model.towers.from_open_clip import Model, build_image_tower
 from phrasebox.stages.model.towers.plan import input_of, plan_of, sides_px
@@ -86,7 +95,12 @@ def describe(config: ModelConfig) -> ModelDescription:
         with about("model.checkpoint"):
             checkpoint = read_checkpoint(config.checkpoint.expanduser().absolute())
             settings = _settings_of(checkpoint)
-            load_into(_build_empty(settings), convert_to_open_clip(checkpoint.shapes, checkpoint.layout))
+            if settings.dual_encoder is None:
+                tensors = convert_to_open_clip(checkpoint.shapes, checkpoint.layout)
+                load_into(_build_empty(settings), tensors)
+            else:
+                module = open_empty(settings.dual_encoder, checkpoint.shapes)
+                build_image_tower(module.visual, (0.0,) * 3, (1.0,) * 3)
             return _complete(settings, weights=checkpoint.weights, layout=checkpoint.layout)
     with about("model.name" if config.config is None else "model.config"):
         if config.config is None:
@@ -144,9 +158,13 @@ def _fingerprint(settings: ModelDescription, weights: Path | None, tag: str | No
     """
     parts: list[Any] = [settings.architecture, asdict(settings.input)]
     parts += [] if settings.siglip is None else [settings.siglip]
+    parts += [] if settings.dual_encoder is None else [settings.dual_encoder]
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
     if settings.vocabulary is not None:
         digest.update(settings.vocabulary.read_bytes())
+        if settings.dual_encoder is not None:
+            for path in settings_of_tokenizer(settings.vocabulary.parent):
+                digest.update(path.read_bytes())
     if weights is None:
         digest.update(f"{settings.name}/{tag}".encode())
     else:
@@ -252,7 +270,25 @@ def _read_params(checkpoint: Checkpoint) -> ModelDescription:
     )
 
 
+def _read_dual_encoder(checkpoint: Checkpoint, kind: DualEncoderKind) -> ModelDescription:
+    images, described_by = _images_beside(checkpoint)
+    vocabulary = vocabulary_in(checkpoint.folder)
+    settings = plain_settings(checkpoint.transformers_config)
+    architecture = architecture_of_dual_encoder(settings)
+    return ModelDescription(
+        name=checkpoint.name,
+        architecture=architecture,
+        dual_encoder=settings,
+        input=_input_of(architecture, preprocess_of(images, kind.images)),
+        vocabulary=vocabulary,
+        described_by=", ".join([*described_by, vocabulary.name]),
+    )
+
+
 def _read_transformers_config(checkpoint: Checkpoint) -> ModelDescription:
+    kind = kind_of(checkpoint.transformers_config)
+    if kind is not None and checkpoint.layout == kind.layout:
+        return _read_dual_encoder(checkpoint, kind)
     model_type = checkpoint.transformers_config.get("model_type")
     layout = _MODEL_TYPES.get(str(model_type))
     # The same sizes, whoever's names the tensors have.
@@ -262,10 +298,7 @@ def _read_transformers_config(checkpoint: Checkpoint) -> ModelDescription:
         raise WeightsError(
             f"its config.json says {model_type!r}, and its tensors are those of {checkpoint.layout}"
         )
-    described_by = ["config.json"]
-    preprocessor, processor = (read_json(checkpoint.folder / name) for name in _IMAGES)
-    images = preprocessor.get("image_processor", preprocessor) or processor.get("image_processor", {})
-    described_by += [_IMAGES[0 if preprocessor else 1]] if images else []
+    images, described_by = _images_beside(checkpoint)
     siglip = None
     vocabulary = None
     if layout == SIGLIP:
@@ -284,7 +317,14 @@ def _read_transformers_config(checkpoint: Checkpoint) -> ModelDescription:
         name=checkpoint.name,
         architecture=architecture,
         siglip=siglip,
-        input=_input_of(architecture, preprocess_of(images, layout)),
+        input=_input_of(architecture, preprocess_of(images, SIGLIP_IMAGES if layout == SIGLIP else {})),
         vocabulary=vocabulary,
         described_by=", ".join(described_by),
     )
+
+
+def _images_beside(checkpoint: Checkpoint) -> tuple[Json, list[str]]:
+    """Return what a processor of transformers does with images, and the files that describe the model so far."""
+    preprocessor, processor = (read_json(checkpoint.folder / name) for name in _IMAGES)
+    images = preprocessor.get("image_processor", preprocessor) or processor.get("image_processor", {})
+    return images, [TRANSFORMERS_CONFIG, *([_IMAGES[0 if preprocessor else 1]] if images else [])]

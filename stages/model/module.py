@@ -17,6 +17,7 @@ from phrasebox.stages.model import hub
 from phrasebox.stages.model.checkpoints.layouts import convert_to_open_clip
 from phrasebox.stages.model.checkpoints.state import State, read_state
 from phrasebox.stages.model.config import ModelDescription, about
+from phrasebox.stages.model.dual_encoder import open_dual_encoder
 from phrasebox.stages.model.towers.from_open_clip import Model
 
 # The smallest tower that open_clip can build, which that of a SigLIP replaces.
@@ -26,12 +27,16 @@ _log = logging.getLogger(__name__)
 
 
 def module_of(description: ModelDescription) -> Model:
-    """Return open_clip's module with its weights, float32, in evaluation mode, even if it cannot be explained.
+    """Return the module with its weights, float32, in evaluation mode, even if it cannot be explained.
 
-    Raise ConfigError if open_clip cannot build it, WeightsError for missing or damaged weights.
+    It is open_clip's, or a `DualEncoder`. Raise ConfigError if it cannot be built, WeightsError
+    for missing or damaged weights.
     """
     if description.pretrained is not None:
         return _open_tag(description, description.pretrained)
+    if description.dual_encoder is not None and description.weights is not None:
+        with about(description.key):
+            return open_dual_encoder(description.dual_encoder, read_state(description.weights))
     model = build_module(description)
     with about(description.key):
         state = {} if description.weights is None else read_state(description.weights)

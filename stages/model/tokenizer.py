@@ -6,22 +6,31 @@ folder of a checkpoint or from the repository that open_clip names.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
 import open_clip
+import torch
+from torch import Tensor
 
 from phrasebox.stages.contract.errors import ConfigError, WeightsError, one_line
 from phrasebox.stages.contract.values import Json
 from phrasebox.stages.model.checkpoints.state import read_json
-from phrasebox.stages.model.config import ModelDescription
+from phrasebox.stages.model.config import ModelDescription, about
+from phrasebox.stages.model.dual_encoder import NO_TOKEN
 
 _FILES: Final = (
     "tokenizer.json",
     "spiece.model",
     "tokenizer.model",
+    "sentencepiece.bpe.model",
+    "vocab.txt",
 )  # that hold a vocabulary, the preferred first
+
+_SETTINGS: Final = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+"""Files beside a vocabulary that change the tokens of a text, where they exist."""
 
 _LOWER_ONLY: Final = ("Gemma", "Siglip2")
 """Beginnings of `tokenizer_class` in `tokenizer_config.json` of models that were trained on
@@ -34,6 +43,9 @@ on to `transformers`, where some options run code that is downloaded."""
 
 def tokenizer_of(description: ModelDescription) -> Any:
     """Return the tokenizer of a model, texts -> int64 (texts, context). Raise WeightsError without a vocabulary."""
+    if description.dual_encoder is not None:
+        with about(description.key):
+            return _tokenizer_of_dual_encoder(description)
     text = description.architecture["text_cfg"]
     options = dict(text.get("tokenizer_kwargs") or {})
     length = text.get("context_length", 77)
@@ -58,6 +70,68 @@ def tokenizer_of(description: ModelDescription) -> Any:
             f"could not get the tokenizer {source or description.vocabulary}{needs} ({one_line(error)})",
             key=description.key,
         ) from error
+
+
+class FolderTokenizer:
+    """The tokenizer of a folder of transformers, for a dual encoder: texts -> int64 (texts, tokens).
+
+    `text` is the `text_cfg` of `architecture_of_dual_encoder`. Tokens that fill a text up are
+    `NO_TOKEN`, and there are as many as the longest text needs. Where they count in the
+    embedding, they are tokens, and as many as the context has.
+    """
+
+    def __init__(self, tokenizer: Any, text: Json) -> None:
+        self.context_length: int = text["context_length"]
+        self._tokenizer = tokenizer
+        self._counts_padding: bool = text["counts_padding"]
+        self._lower_case: bool = text["lower_case"]
+        if not self._counts_padding:
+            tokenizer.padding_side = "right"  # so that it can be cut off
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """Return the tokens; longer texts are cut."""
+        encoded = self._tokenizer(
+            [text.lower() for text in texts] if self._lower_case else list(texts),
+            padding="max_length" if self._counts_padding else "longest",
+            max_length=self.context_length,
+            truncation=True,
+            return_attention_mask=True,
+            return_tensors="pt",
+        )
+        tokens: Tensor = encoded["input_ids"].long()
+        if self._counts_padding:
+            return tokens
+        if not tokens.shape[1]:  # empty texts, where a tokenizer sets no marks around them
+            return torch.full((len(tokens), 1), NO_TOKEN)
+        return tokens.where(encoded["attention_mask"] > 0, NO_TOKEN)
+
+
+def _tokenizer_of_dual_encoder(description: ModelDescription) -> FolderTokenizer:
+    """Read the tokenizer beside the weights. Raise WeightsError if it is damaged, or another model's."""
+    from transformers import AutoTokenizer  # noqa: PLC0415 - it takes seconds, see `dual_encoder`
+
+    text = description.architecture["text_cfg"]
+    if description.vocabulary is None:
+        raise WeightsError(f"{description.name} has no vocabulary")
+    folder = description.vocabulary.parent
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(folder), trust_remote_code=False, local_files_only=True
+        )
+        folder_tokenizer = FolderTokenizer(tokenizer, text)
+        tokens = folder_tokenizer(["a", "a b"])
+    except Exception as error:  # of transformers, tokenizers and sentencepiece, which raise many kinds
+        raise WeightsError(f"could not read the tokenizer in {folder}: {one_line(error)}") from error
+    if len(tokenizer) > text["vocab_size"]:
+        raise WeightsError(
+            f"the tokenizer in {folder} has {len(tokenizer)} tokens, and the model's vocabulary {text['vocab_size']}"
+        )
+    end = text.get("end_token")
+    if end is not None and not bool((tokens == end).any(dim=1).all()):
+        raise WeightsError(
+            f"the tokenizer in {folder} does not end texts with token {end}, as config.json says (eos_token_id)"
+        )
+    return folder_tokenizer
 
 
 class ClipTokenizer(open_clip.tokenizer.SimpleTokenizer):  # type: ignore[misc]  # open_clip is untyped
@@ -98,6 +172,19 @@ def named_vocabulary(folder: Path, text: Json) -> Path | None:
     if not path.is_file():
         raise WeightsError(f"no vocabulary file {path}")
     return path
+
+
+def vocabulary_in(folder: Path) -> Path:
+    """Return the file in a folder that holds the vocabulary of a dual encoder. Raise WeightsError without one."""
+    vocabulary = siglip_vocabulary(folder)
+    if vocabulary is None:
+        raise WeightsError(f"none of {', '.join(_FILES)} in {folder}: save the model's tokenizer there too")
+    return vocabulary
+
+
+def settings_of_tokenizer(folder: Path) -> list[Path]:
+    """Return the files beside a vocabulary that change the tokens of a text."""
+    return [folder / name for name in _SETTINGS if (folder / name).is_file()]
 
 
 def siglip_vocabulary(folder: Path) -> Path | None:

@@ -131,7 +131,10 @@ LIBRARIES: dict[str, set[str]] = {
     },
     "pandas": set(),
     "datasets": set(),
-    "transformers": {f"stages/model/{name}.py" for name in ("detector", "hugging_face", "segmenter")},
+    "transformers": {
+        f"stages/model/{name}.py"
+        for name in ("detector", "dual_encoder", "hugging_face", "segmenter", "tokenizer")
+    },
     "duckdb": {"pipeline/dataset/"},
     "supervision": {"pipeline/dataset/rows.py"},
     "starlette": {"pipeline/viewer/app.py", "pipeline/viewer/guard.py"},

@@ -37,6 +37,7 @@ _TOWER: Final = (
     "patch_bias",
     "class_token",
     "position_embedding",
+    "registers",
     "ln_pre",
 )
 _BLOCK: Final = ("ln_1", "qkv", "out", "ls_1", "ln_2", "fc", "proj", "ls_2")

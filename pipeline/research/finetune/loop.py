@@ -155,6 +155,11 @@ def _prepare(
             f"{config.batch_size} images a step are fewer than the {ranks} ranks", key="batch_size"
         )
     options = description.architecture["text_cfg"].get("tokenizer_kwargs") or {}
+    if description.dual_encoder is not None:
+        raise ConfigError(
+            f"{description.name} is a dual encoder of transformers, which cannot be written as a model of open_clip: "
+            "take a model by open_clip's name and tag"
+        )
     if description.siglip is not None or (description.vocabulary is not None and "bpe_path" not in options):
         raise ConfigError(
             f"{description.name} is a SigLIP in transformers' layout, which cannot be written as one of open_clip's: "

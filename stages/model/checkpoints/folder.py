@@ -6,7 +6,7 @@
     config.json                   transformers' save_pretrained       architecture
     preprocessor_config.json,     transformers' save_pretrained       images
         processor_config.json
-    tokenizer.json, ...           transformers' save_pretrained       tokenizer of a SigLIP, see `vocabulary`
+    tokenizer.json, ...           transformers' save_pretrained       tokenizer of any but a CLIP
 
 All of them are data and no code.
 """
@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from phrasebox.stages.contract.errors import WeightsError
 from phrasebox.stages.contract.values import Json
+from phrasebox.stages.model.checkpoints.dual_encoders import REFUSED, kind_of
 from phrasebox.stages.model.checkpoints.files import (
     OPEN_CLIP_CONFIG,
     TRANSFORMERS_CONFIG,
@@ -59,24 +61,38 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint, a file or a folder, without the numbers of its tensors.
 
     The folder may be that of a fine-tuning. Raise WeightsError if there are no weights, or
-    several, or if a file is damaged.
+    several, if a file is damaged, or if `config.json` is that of a model that is refused.
     """
     name = path.resolve().name if path.is_dir() else path.stem
     path = place_of(path)
     folder = path if path.is_dir() else path.parent
     open_clip_config = read_json(folder / OPEN_CLIP_CONFIG)
     weights = weights_in(path, is_of_open_clip=bool(open_clip_config)) if path.is_dir() else path
+    transformers_config = read_json(folder / TRANSFORMERS_CONFIG)
+    params = _params_of(folder)
+    layout = None
+    if not open_clip_config and not params:
+        layout = _layout_by_config(transformers_config)
     shapes = read_shapes(weights)
     return Checkpoint(
         name=name,
         folder=folder,
         weights=weights,
         shapes=shapes,
-        layout=layout_of(shapes, weights),
+        layout=layout or layout_of(shapes, weights),
         open_clip_config=open_clip_config,
-        params=_params_of(folder),
-        transformers_config=read_json(folder / TRANSFORMERS_CONFIG),
+        params=params,
+        transformers_config=transformers_config,
     )
+
+
+def _layout_by_config(settings: Json) -> str | None:
+    """Return the layout of a dual encoder, whose tensors transformers knows; None if tensors have to show it."""
+    model_type = str(settings.get("model_type"))
+    if model_type in REFUSED:
+        raise WeightsError(f"a model of the type {model_type} cannot be explained: {REFUSED[model_type]}")
+    kind = kind_of(settings)
+    return None if kind is None else kind.layout
 
 
 def _params_of(folder: Path) -> Json:

@@ -10,10 +10,12 @@ from pydantic import BaseModel, PositiveInt, ValidationError, model_validator
 from phrasebox.stages.contract.errors import ConfigError
 from phrasebox.stages.contract.values import Json
 from phrasebox.stages.files.json_files import first_problem
-from phrasebox.stages.model.checkpoints.layouts import SIGLIP
 
 RESAMPLE: Final = {2: "bilinear", 3: "bicubic"}
 """`resample` of a `preprocessor_config.json`, a number of Pillow's -> interpolation."""
+
+SIGLIP_IMAGES: Final[Json] = {"mean": [0.5] * 3, "std": [0.5] * 3}
+"""What a SiglipModel takes without a `preprocessor_config.json`."""
 
 _TANH: Final = {"act_kwargs": {"approximate": "tanh"}}
 _ACTIVATIONS: Final[dict[str, Json]] = {
@@ -198,20 +200,22 @@ def architecture_of_siglip(settings: Json) -> tuple[Json, Json]:
     return architecture, tower
 
 
-def preprocess_of(images: Json, layout: str) -> Json:
+def preprocess_of(images: Json, defaults: Json) -> Json:
     """Translate the contents of a `preprocessor_config.json` to open_clip's `preprocess_cfg`, without the size.
 
-    Without contents the defaults of `transformers` hold. Raise ConfigError if a value cannot be
-    used.
+    `defaults` are those of the model's class in `transformers`, in open_clip's words, for what
+    the contents leave out. Raise ConfigError if a value cannot be used.
     """
     factor = images.get("rescale_factor", 1 / 255)
     scales = math.isclose(factor, 1 / 255, rel_tol=1e-3) and images.get("do_rescale") is not False
-    if not scales or images.get("do_normalize") is False:
-        raise ConfigError("preprocessor_config.json: expected images scaled by 1/255 and normalised")
-    defaults = {"mean": [0.5] * 3, "std": [0.5] * 3} if layout == SIGLIP else {}
+    if not scales:
+        raise ConfigError("preprocessor_config.json: expected images scaled by 1/255")
     channels = {key: images[f"image_{key}"] for key in ("mean", "std") if images.get(f"image_{key}")}
-    return {
-        **defaults,
-        **channels,
-        "interpolation": RESAMPLE.get(images.get("resample", 3), "another filter"),
-    }
+    if images.get("do_normalize") is False:
+        channels = {"mean": [0.0] * 3, "std": [1.0] * 3}
+    filters = (
+        {"interpolation": RESAMPLE.get(images["resample"], "another filter")}
+        if "resample" in images
+        else {}
+    )
+    return {**defaults, **channels, **filters}

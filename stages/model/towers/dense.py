@@ -73,8 +73,8 @@ def dense(tower: Tower, rgb: Tensor, *, block: int | None = None) -> DenseFeatur
         x = tokens.float()
         q, k, v = last.project(x)
         token = last.finish(x[:, :1], attend(q[:, :1], k, v, last.heads))[:, 0]
-        patches = last.attended(v[:, 1:])
-        tokens_at_block = None if early is None else early[:, 1:]
+        patches = last.attended(v[:, tower.prefix_tokens :])
+        tokens_at_block = None if early is None else early[:, tower.prefix_tokens :]
         return DenseFeatures(
             patches=tower.head(patches), embedding=tower.head(token), tokens=tokens_at_block
         )

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from phrasebox.stages.contract.errors import ConfigError
 from phrasebox.stages.contract.values import Json, Sides
-from phrasebox.stages.model.towers import layers
+from phrasebox.stages.model.towers import from_transformers, layers
 from phrasebox.stages.model.towers.plan import RESNET_STRIDE_PX, SUPPORTED
 from phrasebox.stages.model.towers.pooled import AttentionPool, AveragedTower, PooledTower
 from phrasebox.stages.model.towers.tower import Placement, Tower
@@ -52,6 +52,8 @@ def build_image_tower(visual: Model, mean: Sequence[float], std: Sequence[float]
         from phrasebox.stages.model.towers import from_timm  # noqa: PLC0415 - timm's layers, for its towers alone
 
         return from_timm.build_tower(visual, normalisation)
+    if isinstance(visual, from_transformers.ImagePart):
+        return from_transformers.build_tower(visual, normalisation)
     if not isinstance(visual, transformer.VisionTransformer):
         raise ConfigError(f"the image tower is a {type(visual).__name__}. {SUPPORTED}")
     if visual.attn_pool is not None:

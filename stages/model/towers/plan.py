@@ -61,7 +61,7 @@ def plan_of(architecture: Json) -> TowerPlan:
         raise _unsupported("is CoCa's, which ends in an attention pooler with many queries")
     size, stride = sides_px(vision)
     pool = vision.get("pool_type", "tok")
-    kind: TowerKind | None = _POOLS.get(pool)
+    kind: TowerKind | None = vision.get("kind", _POOLS.get(pool))  # of a dual encoder, which says it
     if "timm_model_name" in vision:
         kind = _kind_of_timm(vision)
     elif isinstance(vision.get("layers"), (list, tuple)):

@@ -10,12 +10,13 @@ from statistics import fmean
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from phrasebox.stages.contract.values import Sides
-from phrasebox.stages.model.towers.layers import Layer, TensorFunction
+from phrasebox.stages.model.towers.layers import Layer, LayerNorm, TensorFunction
 from phrasebox.stages.model.towers.tower import Placement
-from phrasebox.stages.model.towers.vision import VisionTower
+from phrasebox.stages.model.towers.vision import Block, VisionTower, resize_grid
 
 
 def private_copy(module: nn.Module, precision: torch.dtype | None) -> Any:
@@ -85,11 +86,56 @@ class BlockTrunk:
     norm: Layer
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Return the tokens (B, N, D), without the class token."""
+        """Return the tokens of the patches (B, N, D)."""
         x = self.tower.tokens_of(pixels)
         for block in self.tower.blocks:
             x = block(x)
-        return self.norm(x[:, 1:])
+        return self.norm(x[:, self.tower.prefix_tokens :])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefixTrunk:
+    """The first blocks of a transformer, all that the tower has, for a pool that is the rest of it."""
+
+    tower: VisionTower
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Return all tokens (B, T, D)."""
+        x = self.tower.tokens_of(pixels)
+        for block in self.tower.blocks:
+            x = block(x)
+        return x
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PatchTrunk:
+    """A transformer whose tokens are all patches, as in SigLIP 2 for any aspect ratio.
+
+    Attributes:
+        patch_weight, patch_bias: See `VisionTower`.
+        position_embedding: (grid_h · grid_w, D).
+        grid_hw: The grid that the positions are for.
+        blocks: The blocks.
+        norm: Norm of every token behind them.
+    """
+
+    patch_weight: Tensor
+    patch_bias: Tensor | None
+    position_embedding: Tensor
+    grid_hw: Sides
+    blocks: tuple[Block, ...]
+    norm: LayerNorm
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Return the tokens (B, N, D)."""
+        x = F.conv2d(pixels, self.patch_weight, self.patch_bias, stride=self.patch_weight.shape[-1])
+        positions = resize_grid(
+            self.position_embedding, self.grid_hw, (x.shape[2], x.shape[3]), "averaging"
+        )
+        x = x.flatten(2).transpose(1, 2) + positions
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
 
 
 def placement_of(trunk: nn.Module, size_px: int, side_of: Callable[[Any, Tensor], Any]) -> Placement:

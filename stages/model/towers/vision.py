@@ -3,8 +3,8 @@
 The model that the weights come from is only read. All functions are differentiable in their
 tokens and their weights; the weights that an explainer gets carry no gradient.
 
-Shapes: B images, N patches, T = N + 1 tokens (the class token first), D width, H heads, E
-embedding.
+Shapes: B images, N patches, R registers, T = 1 + R + N tokens (the class token first, the
+registers behind it), D width, H heads, E embedding.
 """
 
 from __future__ import annotations
@@ -102,22 +102,35 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: Heads) -> Tensor:
     return join_heads(F.scaled_dot_product_attention(q, k, v))
 
 
+Interpolation = Literal["bicubic", "bilinear", "averaging"]
+"""Ways to resize a grid of positions; `averaging` is bilinear, and smooths where the grid gets smaller."""
+
+
+def resize_grid(table: Tensor, old_hw: Sides, new_hw: Sides, mode: Interpolation) -> Tensor:
+    """Interpolate a position embedding (old_h · old_w, D) to another grid."""
+    if new_hw == old_hw:
+        return table
+    grid = F.interpolate(
+        table.T.reshape(1, -1, *old_hw).float(),
+        size=new_hw,
+        mode="bilinear" if mode == "averaging" else mode,
+        align_corners=False,
+        antialias=mode == "averaging",
+    )
+    return grid.flatten(2)[0].T.to(table.dtype)
+
+
 def resize_positions(
-    table: Tensor, old_hw: Sides, new_hw: Sides, mode: Literal["bicubic", "bilinear"] = "bicubic"
+    table: Tensor, old_hw: Sides, new_hw: Sides, mode: Interpolation = "bicubic"
 ) -> Tensor:
     """Interpolate a position embedding (1 + old_h · old_w, D), but for the class position in front, to another grid.
 
-    Bicubically as in Grad-ECLIP's preprocessing, or bilinearly as FC-CLIP (arXiv 2308.02487)
-    does for CLIP's ResNets.
+    Bicubically as in Grad-ECLIP's preprocessing, bilinearly as FC-CLIP (arXiv 2308.02487) does
+    for CLIP's ResNets, or averaging as TIPSv2 and SigLIP 2 do.
     """
     if new_hw == old_hw:
         return table
-    first = table[:1]
-    rest = table[1:]
-    grid = F.interpolate(
-        rest.T.reshape(1, -1, *old_hw).float(), size=new_hw, mode=mode, align_corners=False
-    )
-    return torch.cat([first, grid.flatten(2)[0].T.to(first.dtype)])
+    return torch.cat([table[:1], resize_grid(table[1:], old_hw, new_hw, mode)])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +142,9 @@ class VisionTower(Tower):
         patch_bias: Bias of the patches (D,).
         class_token: (D,).
         position_embedding: (1 + grid_h · grid_w, D), class position first.
+        interpolation: How positions are resized to other grids.
+        registers: Tokens without a place (R, D), which join behind the positions, such as a
+            second class token; None: none.
         grid_hw: The grid of patches in training.
         ln_pre: Norm before the blocks, or nothing.
         blocks: The blocks.
@@ -140,6 +156,8 @@ class VisionTower(Tower):
     patch_bias: Tensor | None
     class_token: Tensor
     position_embedding: Tensor
+    interpolation: Interpolation = "bicubic"
+    registers: Tensor | None = None
     grid_hw: Sides
     ln_pre: Layer
     blocks: tuple[Block, ...]
@@ -159,9 +177,14 @@ class VisionTower(Tower):
         """See `Tower`."""
         return self.patch_weight.dtype
 
+    @property
+    def prefix_tokens(self) -> int:
+        """Number of the first tokens that are no patches: the class token and the registers."""
+        return 1 if self.registers is None else 1 + len(self.registers)
+
     def positions(self, grid_hw: Sides) -> Tensor:
-        """Return the position embedding (T, D) for a grid."""
-        return resize_positions(self.position_embedding, self.grid_hw, grid_hw)
+        """Return the position embedding of the class token and the patches (1 + N, D) for a grid."""
+        return resize_positions(self.position_embedding, self.grid_hw, grid_hw, self.interpolation)
 
     def embed(self, rgb: Tensor) -> Tensor:
         """See `Tower.embed`: tokens (B, T, D), the class token first."""
@@ -173,6 +196,8 @@ class VisionTower(Tower):
         grid_hw = (x.shape[2], x.shape[3])
         x = x.flatten(2).transpose(1, 2)
         x = torch.cat([self.class_token.expand(x.shape[0], 1, -1), x], dim=1) + self.positions(grid_hw)
+        if self.registers is not None:
+            x = torch.cat([x[:, :1], self.registers.expand(x.shape[0], -1, -1), x[:, 1:]], dim=1)
         return self.ln_pre(x)
 
     def tokens_before(

@@ -48,7 +48,7 @@ def transformers_clip(act: str = "quick_gelu", **text: Any) -> Any:
 
     vision = {**TOWER, **IMAGE, "hidden_act": act}
     words = {**TEXT, "hidden_act": act, **text}
-    return _random(CLIPModel(CLIPConfig(text_config=words, vision_config=vision, projection_dim=48)))
+    return random_weights(CLIPModel(CLIPConfig(text_config=words, vision_config=vision, projection_dim=48)))
 
 
 def transformers_siglip(act: str = "gelu_pytorch_tanh", **text: Any) -> Any:
@@ -57,12 +57,12 @@ def transformers_siglip(act: str = "gelu_pytorch_tanh", **text: Any) -> Any:
 
     words = {**TEXT, "hidden_act": act, "vocab_size": 60, "max_position_embeddings": 16, **text}
     words |= {"bos_token_id": 0, "eos_token_id": 1}
-    return _random(
+    return random_weights(
         SiglipModel(SiglipConfig(text_config=words, vision_config={**TOWER, **IMAGE, "hidden_act": act}))
     )
 
 
-def _random(model: Any) -> Any:
+def random_weights(model: Any) -> Any:
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
