@@ -117,6 +117,7 @@ LIBRARIES: dict[str, set[str]] = {
         "pipeline/calibrate/",
         "pipeline/evaluate/",
         "pipeline/research/",
+        "pipeline/run/exponent.py",
     },
     "yaml": {"pipeline/config/text.py", "stages/write.py"},
     "pyarrow": {
