@@ -3,9 +3,9 @@
     out/images/000000000139.jpg
         captions.jsonl     five captions for each photograph: the input of a run
         truth.json         COCO instances of these photographs: for `eval` and `calibrate`
-        licences.json      who published a photograph where, and under which licence
+        licences.json      the licence of each photograph, and its place on Flickr
         README.md          the same in words
-        photographs.json   what was asked for, and the SHA-256 of each photograph
+        photographs.json   the request, and the SHA-256 of each photograph
 
 The annotations are those of Lin et al., Microsoft COCO: Common Objects in Context (ECCV 2014, arXiv 1405.0312) and
 Chen et al., Microsoft COCO Captions (arXiv 1504.00325), under CC BY 4.0. Each photograph has a licence of its own.

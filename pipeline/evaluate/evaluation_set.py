@@ -68,7 +68,7 @@ class EvaluationSet:
     by: Literal["file_name", "sample_id"] = "file_name"
 
     def with_requested_cut(self) -> EvaluationSet:
-        """Return the same set with the rule and the exponent that the run's user asked for; settings of them stay.
+        """Return the same set with the rule and the exponent of the user's request; settings that change them stay.
 
         A run without a cut of a calibration stores those that it used instead.
         """

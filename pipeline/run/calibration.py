@@ -65,7 +65,7 @@ def find_calibration(
 ) -> Calibration | None:
     """Return the calibration that `regions.calibration` names; None where there is none.
 
-    A calibration without a cut fits the rule `fitted`, too.
+    A calibration without a cut fits the rule `fitted`, too, and one of any exponent fits `auto`, which takes it.
 
     Args:
         model: The model, with its own calibrations; None for a model in memory, which no
@@ -87,13 +87,29 @@ def find_calibration(
     if choice == "auto":
         candidates = [read_calibration(path) for path in model.calibrations]
         return next(
-            (candidate for basis in bases for candidate in candidates if candidate.made_with == basis), None
+            (
+                candidate
+                for basis in bases
+                for candidate in candidates
+                if candidate.made_with == _with_exponent(basis, regions, candidate)
+            ),
+            None,
         )
     calibration = read_calibration(path := Path(choice))
     if not calibration.of_regions:
         bases = [presence_basis(explain, model.fingerprint)]
+    else:
+        bases = [_with_exponent(basis, regions, calibration) for basis in bases]
     _check_basis(calibration, path, bases)
     return calibration
+
+
+def _with_exponent(basis: Json, regions: RegionsConfig, calibration: Calibration) -> Json:
+    """Return the basis of a run, with the exponent of a calibration where the settings leave it open."""
+    if calibration.exponent == 1.0:
+        return basis
+    exponent = calibration.exponent if regions.exponent == "auto" else regions.exponent
+    return {**basis, "regions": {**basis["regions"], "exponent": exponent}}
 
 
 def find_source_calibration(

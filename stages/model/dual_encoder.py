@@ -129,7 +129,7 @@ def open_dual_encoder(settings: Json, state: State) -> DualEncoder:
                 state_dict=state,
                 dtype=torch.float32,
                 attn_implementation="sdpa",
-                ignore_mismatched_sizes=True,  # they are told below
+                ignore_mismatched_sizes=True,  # the error below lists them
                 output_loading_info=True,
                 trust_remote_code=False,
             )
@@ -146,7 +146,7 @@ def open_dual_encoder(settings: Json, state: State) -> DualEncoder:
 
 
 def _name_of(entry: Any) -> str:
-    """Return the tensor that transformers tells something about; of another size it tells both sizes, too."""
+    """Return the name of a tensor in a report of transformers, which has both sizes beside it where they differ."""
     return str(entry if isinstance(entry, str) else entry[0])
 
 
@@ -165,7 +165,7 @@ _FAULTS: Final = {
     "unexpected_keys": "are not the model's",
     "mismatched_keys": "have another size",
 }
-"""What transformers says about the tensors -> for people."""
+"""Kind of fault in a report of transformers -> the same for people."""
 
 
 def _kind(settings: Json) -> DualEncoderKind:

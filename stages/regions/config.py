@@ -49,7 +49,7 @@ class RegionsConfig(BaseModel):
         description="Power of the heat, as a share of a map's highest, before maps are cut: above 1 it makes "
         "flat maps narrower. Without a calibration auto takes the power that gives the maps of the "
         "run's first images a mean heat of 0.195, and 1 if it is between 0.67 and 1.5. The run says "
-        "and stores it. Otherwise auto is 1.",
+        "and stores it. With a calibration auto is the power of the maps that it was fitted to, usually 1.",
     )
     # It joins the patchy heat of one object. On drawn scenes 0.5 is best: at 0.7 thin objects
     # begin to vanish.

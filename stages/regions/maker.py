@@ -91,6 +91,8 @@ class RegionMaker:
         if calibration is not None:
             fitted_cut = fitted_cut or calibration.cut
             box_fit = box_fit or calibration.box
+            if config.exponent == "auto" and calibration.exponent != 1.0:
+                config = config.model_copy(update={"exponent": calibration.exponent})
         self.config = config.with_fallback_cut() if fitted_cut is None else config
         self.calibration = calibration
         self.cutter = Cutter(self.config, fitted_cut, box_fit)

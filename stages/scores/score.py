@@ -177,6 +177,13 @@ class Calibration(Regression):
         return sha256(self.to_json().encode()).hexdigest()
 
     @property
+    def exponent(self) -> float:
+        """The power of the heat of the maps that it was fitted to, see `RegionsConfig.exponent`."""
+        regions = self.made_with.get("regions")
+        exponent = regions.get("exponent") if isinstance(regions, dict) else None
+        return float(exponent) if isinstance(exponent, int | float) else 1.0
+
+    @property
     def of_regions(self) -> bool:
         """Whether it makes probabilities of scores, and does not know presence alone."""
         return bool(self.weight)

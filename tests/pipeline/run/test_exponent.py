@@ -10,13 +10,15 @@ from phrasebox.pipeline.demo.scenes import write_scenes
 from phrasebox.pipeline.run import presence_fit
 from phrasebox.pipeline.run.calibration import calibration_basis
 from phrasebox.pipeline.run.exponent import MEAN_HEAT, fit_exponent
+from phrasebox.stages.contract.errors import ConfigError
 from phrasebox.stages.contract.levels import LEVELS, raise_levels
 from phrasebox.stages.contract.records import HeatMap
 from phrasebox.stages.explain.config import GradEclipConfig
 from phrasebox.stages.regions.config import LARGEST_EXPONENT, SMALLEST_EXPONENT, RegionsConfig
 from phrasebox.stages.regions.maker import levels_of_map
 from tests.build.datasets import manifest_of
-from tests.pipeline.commands.evaluated import config_of, run_aloud
+from tests.messages import expect_error
+from tests.pipeline.commands.evaluated import called, config_of, run_aloud
 from tests.pipeline.light import assert_alike, rows_of
 
 FLAT = {"kind": "clip_surgery"}
@@ -80,7 +82,7 @@ def scenes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(presence_fit, "FEWEST_IMAGES", 10)
     monkeypatch.setattr(presence_fit, "LEAST_LOOK", 16)
     monkeypatch.setattr(presence_fit, "FEWEST_PHRASES", 10)
-    write_scenes(tmp_path / "scenes", 16, 43)
+    write_scenes(tmp_path / "scenes", 60, 43)
     return tmp_path / "scenes"
 
 
@@ -108,6 +110,21 @@ def test_a_run_without_a_calibration_says_and_stores_its_power(scenes: Path, tmp
         for name in ("out", "one")
     )
     assert boxes != plain
+
+
+def test_a_calibration_brings_the_power_of_its_maps(scenes: Path, tmp_path: Path) -> None:
+    run_aloud(flat(scenes, tmp_path / "out"))
+    exponent = manifest_of(tmp_path / "out")["run"]["exponent"]
+    file = tmp_path / "c.json"
+    fit = ("calibrate", tmp_path / "out", "--truth", scenes / "truth.json", "--out", file)
+    code, _, errors = called(*fit, "--set", f"regions.exponent={exponent}")
+    assert code == 0, errors
+    run_aloud(flat(scenes, tmp_path / "again", calibration=str(file)))
+    assert manifest_of(tmp_path / "again")["config"]["regions"]["exponent"] == exponent
+    run_aloud(flat(scenes, tmp_path / "named", calibration=str(file), exponent=exponent))
+    assert_alike(rows_of(tmp_path / "again"), rows_of(tmp_path / "named"))
+    with expect_error(ConfigError, key="regions.calibration"):
+        run_aloud(flat(scenes, tmp_path / "one", calibration=str(file), exponent=1.0))
 
 
 def test_a_run_that_goes_on_keeps_its_power(
