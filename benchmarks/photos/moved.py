@@ -137,7 +137,9 @@ def moved(photographs: Photographs) -> dict[str, Any]:
     )
     answerable = reviewable(answered, *rows_and_stage(answered))
     rows, stage = rows_and_stage(judged)
-    objects = place_objects(stage.config, rows, true_places(judged), {row["id"]: None for row, _ in rows})
+    objects = place_objects(
+        stage.config, rows, true_places(judged.queries), {row["id"]: None for row, _ in rows}
+    )
     before = box_recall(BLANK, objects)
     counts = f"{len(answerable.rows)} photographs, judged on {len(rows):,} others"
     return {

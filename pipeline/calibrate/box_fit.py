@@ -16,10 +16,9 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from phrasebox.pipeline.calibrate.cut_fit import RowRecords
+from phrasebox.pipeline.calibrate.cut_fit import RowQueries, RowRecords
 from phrasebox.pipeline.dataset.rows import Row
 from phrasebox.pipeline.evaluate.estimates import FOLDS, Estimate, weighted_estimate
-from phrasebox.pipeline.evaluate.evaluation_set import EvaluationSet
 from phrasebox.pipeline.evaluate.metrics import IOU
 from phrasebox.stages.contract.errors import InputError
 from phrasebox.stages.contract.geometry import Box, xywh_to_xyxy
@@ -38,6 +37,7 @@ from phrasebox.stages.scores.learned_box import (
     MapView,
     UsualBoxes,
     logits_of,
+    moments_of,
     overlaps,
     place_of,
     words_of,
@@ -80,6 +80,7 @@ class PlacedObject:
         view: What the fit sees; its `usual` does not count.
         boxes: (n, 4), true boxes as shares of the image: x0, y0, x1, y1.
         weight: Number of phrases that name it, or of those for which it counts.
+        source: What made its map. Networks see the inputs of each source standardised by its own moments.
     """
 
     image: int
@@ -87,6 +88,7 @@ class PlacedObject:
     view: MapView
     boxes: Floats
     weight: float
+    source: str = ""
 
     @property
     def nearest(self) -> Floats:
@@ -188,11 +190,11 @@ def place_objects(
     return objects
 
 
-def true_places(evaluation_set: EvaluationSet) -> KnownPlaces:
+def true_places(queries: RowQueries) -> KnownPlaces:
     """Return what tells the places that the ground truth knows."""
 
     def places_of(row: Row, record: Record) -> Iterator[KnownPlace]:
-        for query in evaluation_set.queries(row, record.phrases):
+        for query in queries(row, record.phrases):
             if query.target is not None and query.phrase_index is not None:
                 yield KnownPlace(query.phrase_index, query.target.boxes_xywh_px)
 
@@ -295,9 +297,8 @@ def fit_networks(views: Sequence[MapView], objects: Sequence[PlacedObject]) -> J
 
     both = [*views, *map(_mirrored, views)]
     inputs = np.array([view.inputs for view in both])
-    mean = inputs.mean(axis=0).astype(np.float16).astype(np.float64)
-    scale = (inputs.std(axis=0) + 1e-3).astype(np.float16).astype(np.float64)
-    x = torch.from_numpy(np.clip((inputs - mean) / scale, -FARTHEST, FARTHEST).astype(np.float32))
+    mean, scale = moments_of(inputs)
+    x = torch.from_numpy(np.clip(_standardise(inputs, objects), -FARTHEST, FARTHEST).astype(np.float32))
     start = torch.from_numpy(np.array([logits_of(view.cut_box) for view in both], np.float32))
     boxes = np.array([_largest(object_.boxes) for object_ in objects])
     target = torch.from_numpy(np.concatenate([boxes, _mirror(boxes)]).astype(np.float32))
@@ -335,6 +336,17 @@ def fit_networks(views: Sequence[MapView], objects: Sequence[PlacedObject]) -> J
                 .astype(np.float64)
             )
     return {"mean": mean, "scale": scale, "networks": tuple(networks)}
+
+
+def _standardise(inputs: Floats, objects: Sequence[PlacedObject]) -> Floats:
+    """Return the inputs (2 n, INPUTS) of objects (n,) and of their mirror images by the moments of their sources."""
+    sources = np.tile([object_.source for object_ in objects], 2)
+    standardised = np.empty_like(inputs)
+    for source in np.unique(sources):
+        of_source = sources == source
+        mean, scale = moments_of(inputs[of_source])
+        standardised[of_source] = (inputs[of_source] - mean) / scale
+    return standardised
 
 
 def _box_loss(logits: Any, target: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from statistics import fmean
 from typing import Final, NamedTuple
@@ -13,11 +13,11 @@ import numpy as np
 
 from phrasebox.pipeline.calibrate.caption_views import views_of
 from phrasebox.pipeline.dataset.rows import Row
-from phrasebox.pipeline.evaluate.evaluation_set import EvaluationSet
+from phrasebox.pipeline.evaluate.matching import Query
 from phrasebox.pipeline.evaluate.metrics import is_right
 from phrasebox.stages.contract.errors import InputError
 from phrasebox.stages.contract.geometry import Box
-from phrasebox.stages.contract.records import Record
+from phrasebox.stages.contract.records import Phrase, Record
 from phrasebox.stages.contract.values import Bools, Floats, Levels, Sides
 from phrasebox.stages.regions.config import RegionsConfig
 from phrasebox.stages.regions.cut_rules import cut_features
@@ -36,6 +36,10 @@ SHRINK: Final = (
 STEPS: Final = 400  # most steps of the optimiser of cuts; some 100 suffice
 
 RowRecords = Sequence[tuple[Row, Record]]  # rows with their records, see `EvaluationSet.rows_with_maps`
+
+RowQueries = Callable[
+    [Row, Sequence[Phrase]], list[Query]
+]  # of a row with these phrases, see `EvaluationSet.queries`
 
 
 class SizedObject(NamedTuple):
@@ -81,14 +85,29 @@ second for one size. Box recall on other photographs of train (200 in five folds
 contours instead has -0.009 (-0.032 to 0.015)."""
 
 
-def fit_cut_to_rows(
-    config: RegionsConfig, rows: RowRecords, evaluation_set: EvaluationSet
-) -> tuple[FittedCut, UsualSizes]:
-    """Fit where maps are cut. Each map is cut at all shares, and the first region of each cut is right or wrong.
+class CutExamples(NamedTuple):
+    """Maps that are cut at all shares.
 
-    The usual size of an object comes from other images alone. Raise InputError if no cut is right, or
-    all of them are.
+    Attributes:
+        objects: The objects that they show, for their usual sizes.
+        maps: The image of each map, the head nouns of its object, and its levels.
+        right: Whether the first region of each cut of each map is right.
     """
+
+    objects: list[SizedObject]
+    maps: list[tuple[int, tuple[str, ...], Levels]]
+    right: list[list[bool]]
+
+
+def fit_cut_to_rows(
+    config: RegionsConfig, rows: RowRecords, queries: RowQueries
+) -> tuple[FittedCut, UsualSizes]:
+    """Fit where maps are cut, see `fit_cut_to_examples`."""
+    return fit_cut_to_examples(cut_examples(config, rows, queries))
+
+
+def cut_examples(config: RegionsConfig, rows: RowRecords, queries: RowQueries) -> CutExamples:
+    """Cut each map of rows at all shares; `queries` returns those of a row."""
     # A segmenter is prompted with the cut: the best prompt is the best contour.
     refine = "none" if config.refine == "sam" else config.refine
     config = config.model_copy(update={"rule": "fixed", "refine": refine})
@@ -105,7 +124,7 @@ def fit_cut_to_rows(
             heads = maker.heads_of(record, maker.groups_of(record))
             regions_by_share = [stage.regions_of(record) for stage in stages] if is_cut else []
             first_heads = {phrase.text: phrase.head for phrase in reversed(record.phrases)}
-            for query in evaluation_set.queries(row, record.phrases):
+            for query in queries(row, record.phrases):
                 index = query.phrase_index
                 if query.target is None or index is None or (surface := row_surfaces[index]) is None:
                     continue
@@ -122,6 +141,16 @@ def fit_cut_to_rows(
                         for regions in regions_by_share
                     ]
                 )
+    return CutExamples(objects, maps, right)
+
+
+def fit_cut_to_examples(examples: CutExamples) -> tuple[FittedCut, UsualSizes]:
+    """Fit where maps are cut, so that the first region of each is right.
+
+    The usual size of an object comes from other images alone. Raise InputError if no cut is right, or
+    all of them are.
+    """
+    objects, maps, right = examples
     if not maps:
         raise InputError("no phrase with a known place to fit regions.rule=fitted to")
     sizes = UsualSizes(objects)

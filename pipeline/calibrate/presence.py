@@ -88,7 +88,7 @@ def write_presence(
     with console.status(f"fitting presence to at most {CAPTIONED:,} images"):
         if config.source.kind == HEAT_MAPS:
             steps = build_steps(config)
-            steps = replace(steps, model_stage=steps.model_stage.with_presence(None))
+            steps = replace(steps, model_stage=steps.model_stage.with_presence(None), generic=None)
             with set_up(steps.first_stages):
                 fit = fit_to_samples(steps, samples).presence
         else:

@@ -24,7 +24,7 @@ from phrasebox.pipeline.calibrate.box_fit import (
     true_places,
 )
 from phrasebox.pipeline.calibrate.caption_views import CaptionView, captionings_of, views_of
-from phrasebox.pipeline.calibrate.cut_fit import UsualSizes, fit_cut_to_rows
+from phrasebox.pipeline.calibrate.cut_fit import RowQueries, UsualSizes, fit_cut_to_rows
 from phrasebox.pipeline.calibrate.presence import fit_detector_presence, fit_presence_to_truth
 from phrasebox.pipeline.config.paths import write_file
 from phrasebox.pipeline.config.run_config import sets_any
@@ -197,8 +197,10 @@ class _CalibrationFit:
         steps = evaluation_set.steps(pixels=config.regions.needs_pixels or config.regions.refine == "sam")
         rows = evaluation_set.sound_rows(steps, self.console)
         is_fitted = config.regions.rule == "fitted"
-        cut, sizes = fit_cut_to_rows(config.regions, rows, evaluation_set) if is_fitted else (None, None)
-        cuts = {row["id"]: _cut_of_others(cut, sizes, row["id"], record) for row, record in rows}
+        cut, sizes = (
+            fit_cut_to_rows(config.regions, rows, evaluation_set.queries) if is_fitted else (None, None)
+        )
+        cuts = {row["id"]: cut_of_others(cut, sizes, row["id"], record) for row, record in rows}
         presence, presence_figures, presences = fit_presence_to_truth(evaluation_set, self.console)
         rows = [(row, _with_presences(row["id"], record, presences)) for row, record in rows]
         views = sorted(
@@ -206,7 +208,7 @@ class _CalibrationFit:
             key=lambda view: view.captions is not None,
         )
         objects = place_objects(
-            config.regions, [view[:2] for view in views], true_places(evaluation_set), cuts
+            config.regions, [view[:2] for view in views], true_places(evaluation_set.queries), cuts
         )
         boxes = learn_boxes(objects) if config.regions.learns_boxes else learn_usual_boxes(objects)
         return JudgedSet(
@@ -234,7 +236,9 @@ class _CalibrationFit:
         steps = evaluation_set.source_steps()
         rows = evaluation_set.sound_rows(steps, self.console)
         regions = [
-            region for row, record in rows for region in self._judge_row(row, record, steps.regions_stage)
+            region
+            for row, record in rows
+            for region in judge_row(row, record, steps.regions_stage, evaluation_set.queries)
         ]
         records = [record for _, record in rows]
         presence, figures = fit_detector_presence(evaluation_set, steps, records, self.console)
@@ -286,27 +290,29 @@ class _CalibrationFit:
         for row, record, captions in views:
             box_fit = box_fits[fold_of(row["id"])] if box_fits else None
             stage = RegionsStage(config, fitted_cut=cuts[row["id"]], box_fit=box_fit)
-            regions += (
-                region._replace(is_whole=captions is None) for region in self._judge_row(row, record, stage)
-            )
+            judged = judge_row(row, record, stage, self.evaluation_set.queries)
+            regions += (region._replace(is_whole=captions is None) for region in judged)
         return regions
 
-    def _judge_row(self, row: Row, record: Record, stage: AnyRegionsStage) -> Iterator[JudgedRegion]:
-        """Yield the regions of phrases that the ground truth knows, once where several captions say a phrase."""
-        row_regions = stage.regions_of(record)
-        judged = set()  # captions repeat phrases, and a region counts once
-        for query in self.evaluation_set.queries(row, record.phrases):
-            if query.target is None or query.phrase_index is None:
-                continue
-            boxes = query.target.boxes_xywh_px
-            if (query.phrase, boxes) in judged:
-                continue
-            judged.add((query.phrase, boxes))
-            for region, evidence in row_regions[query.phrase_index]:
-                yield JudgedRegion(query.image, evidence, is_right(region.box_xywh_px, boxes))
+
+def judge_row(
+    row: Row, record: Record, stage: AnyRegionsStage, queries: RowQueries
+) -> Iterator[JudgedRegion]:
+    """Yield the regions of phrases that the ground truth knows, once where several captions say a phrase."""
+    row_regions = stage.regions_of(record)
+    judged = set()  # captions repeat phrases, and a region counts once
+    for query in queries(row, record.phrases):
+        if query.target is None or query.phrase_index is None:
+            continue
+        boxes = query.target.boxes_xywh_px
+        if (query.phrase, boxes) in judged:
+            continue
+        judged.add((query.phrase, boxes))
+        for region, evidence in row_regions[query.phrase_index]:
+            yield JudgedRegion(query.image, evidence, is_right(region.box_xywh_px, boxes))
 
 
-def _cut_of_others(
+def cut_of_others(
     cut: FittedCut | None, sizes: UsualSizes | None, image: int, record: Record
 ) -> FittedCut | None:
     """Return the cut with usual sizes from images other than this one."""

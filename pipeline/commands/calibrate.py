@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -10,13 +11,14 @@ from rich.console import Console
 from rich.table import Table
 
 from phrasebox.pipeline.calibrate.box_fit import FEWEST_IMAGES
+from phrasebox.pipeline.calibrate.photograph_fit import PhotographFit
 from phrasebox.pipeline.calibrate.presence import write_presence
 from phrasebox.pipeline.calibrate.review_fit import ReviewFitFigures, write_reviewed_calibration
 from phrasebox.pipeline.calibrate.truth_fit import CalibrationFigures, write_calibration
 from phrasebox.pipeline.commands.options import (
     OF_DATASETS,
     DatasetSettings,
-    FinishedDataset,
+    ModelName,
     OptionalTruth,
     Resized,
     naming_options,
@@ -41,19 +43,23 @@ from phrasebox.stages.contract.errors import ConfigError
 MORE_ANSWERS: Final = 100  # to ask for if the given answers do not decide
 
 CalibrationFile = Annotated[
-    Path,
+    Path | None,
     typer.Option(
         "--out",
         metavar="FILE.json",
-        help="File to write; runs take it as regions.calibration=FILE.json.",
+        help="File to write; runs take it as regions.calibration=FILE.json. With --photographs it may be left out: "
+        "later runs of the model with the same settings then find the calibration by themselves.",
     ),
 ]
 
 
 @naming_options(OF_DATASETS)
 def calibrate(
-    dataset: FinishedDataset,
-    out: CalibrationFile,
+    dataset: Annotated[
+        Path | None,
+        typer.Argument(metavar="[DATASET]", help="Folder or URL of a finished dataset; or --photographs."),
+    ] = None,
+    out: CalibrationFile = None,
     truth: OptionalTruth = None,
     reviews: Annotated[
         bool,
@@ -65,6 +71,16 @@ def calibrate(
         ),
     ] = False,
     resized: Resized = False,
+    photographs: Annotated[
+        Path | None,
+        typer.Option(
+            "--photographs",
+            metavar="DIR",
+            help="Captioned photographs with boxes, as phrasebox photographs fetches them: makes the dataset, and fits "
+            "to their truth.json.",
+        ),
+    ] = None,
+    model: ModelName = None,
     settings: DatasetSettings = [],  # noqa: B006  typer copies it
 ) -> None:
     """Fit scores, and learn where boxes are, for the model and settings that the dataset was made with.
@@ -77,7 +93,21 @@ def calibrate(
     phrasebox calibrate out/ --truth instances.json --out mine.json
     phrasebox calibrate out/ --reviews --out mine.json    after phrasebox inspect out/ --review
     phrasebox run captions.jsonl --images photos/ --model photo --set regions.calibration=mine.json
+    phrasebox calibrate --model ViT-B-16/laion2b_s34b_b88k --photographs coco/    for all later runs of the model
     """
+    if photographs is not None:
+        _reject_others(
+            "--photographs", {"DATASET": dataset, "--truth": truth, "--reviews": reviews or None}
+        )
+        fit = PhotographFit(photographs, model, settings)
+        figures, place = fit.write(out, console)
+        print_calibration(figures, place, console, is_known=out is None)
+        return
+    _reject_others("a dataset", {"--model": model})
+    if dataset is None:
+        raise ConfigError("name a dataset, or photographs with --photographs", key="DATASET")
+    if out is None:
+        raise ConfigError("name the file to write", key="--out")
     check_writable("out", out)
     if reviews:
         if truth is not None or resized:
@@ -101,6 +131,13 @@ def calibrate(
     evaluation_set = open_evaluation_set(dataset, truth, settings, resized=resized)
     figures = write_calibration(evaluation_set, out, console)
     print_calibration(figures, out, console)
+
+
+def _reject_others(choice: str, others: Mapping[str, object]) -> None:
+    """Raise ConfigError for an argument that is given and means nothing beside a choice."""
+    for key, value in others.items():
+        if value is not None:
+            raise ConfigError(f"it means nothing with {choice}: leave one of them out", key=key)
 
 
 def print_reviewed(figures: ReviewFitFigures, out: Path, console: Console) -> None:
@@ -131,8 +168,10 @@ def print_reviewed(figures: ReviewFitFigures, out: Path, console: Console) -> No
     _print_verdict(verdict, out, console)
 
 
-def print_calibration(figures: CalibrationFigures, out: Path, console: Console) -> None:
-    """Print the table for people."""
+def print_calibration(
+    figures: CalibrationFigures, out: Path, console: Console, *, is_known: bool = False
+) -> None:
+    """Print the table for people. is_known: Whether later runs find the calibration by themselves."""
     table = Table("figure, on images not fitted to", "value", "95 % interval")
     rows = {
         "calibration_error": figures.calibration_error,
@@ -150,6 +189,9 @@ def print_calibration(figures: CalibrationFigures, out: Path, console: Console) 
         say(console, box_verdict(figures.box_gain))
     gain = figures.gain
     verdict = replacement_verdict(gain, "calibration") if figures.replaces else calibration_verdict(gain)
+    if is_known:
+        say(console, f"calibration in {out}; later runs of the model with these settings take it", verdict)
+        return
     _print_verdict(verdict, out, console)
 
 

@@ -19,7 +19,7 @@ LOCATIONS: Final[dict[str, tuple[str | None, ...]]] = {
     "input.path": (),
     "input.image_root": (None,),
     "input.phrases": (None,),
-    "regions.calibration": (None, "auto", "none"),
+    "regions.calibration": (None, "auto", "none", "generic"),
 }
 """Keys that name files and folders to read -> the values that name none. Kinds add theirs, see
 `locations_of_kinds`."""

@@ -96,6 +96,13 @@ class Dataset:
         """Whether scores are probabilities: the run has finished, and with a calibration."""
         return self.manifest.get("calibration") is not None
 
+    @property
+    def score_margin(self) -> float:
+        """How much too high estimated scores may be, 0 .. 1; 0 for others."""
+        scores = self.manifest.get("scores")
+        margin = scores.get("estimated_margin") if isinstance(scores, dict) else None
+        return min(max(float(margin), 0.0), 1.0) if isinstance(margin, int | float) else 0.0
+
     def __len__(self) -> int:
         """Return the number of rows, by the manifest or, without one, by the shards."""
         written = self.manifest["counts"].get("written") if self.is_finished else None

@@ -221,7 +221,7 @@ class Index:
     def scores(self, search: Search) -> ScoreRanking:
         """Count the scores of the regions of a search. Raise as `count`."""
         ranking: ScoreRanking = self.ask(search, SCORE_COUNTS.format("hit_regions"), ranking_of)
-        return ranking
+        return ranking.less(self.dataset.score_margin)
 
     def hit_ids(self, search: Search, rows: Sequence[int]) -> set[int]:
         """Return the ids of annotations that a search finds in rows with these numbers.

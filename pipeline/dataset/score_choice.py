@@ -110,13 +110,13 @@ def _find_precision(scores: ScoreRanking, precision: float) -> Threshold | None:
 
 
 def count_scores(dataset: Dataset, selection: Selection) -> ScoreRanking:
-    """Count the scores of the chosen regions of a dataset. Raise InputError for a damaged shard."""
+    """Count the scores of the chosen regions of a dataset, less their margin. Raise InputError for a damaged shard."""
     selector = Selector(selection)
     tables = (
         selector.choose(table) for table in dataset.tables(selection.columns, batch_rows=_ROWS_AT_ONCE)
     )
     parts = [regions_in(table)[0].field("score").to_numpy() for table in tables]
-    return ScoreRanking.of(np.concatenate([np.zeros(0, np.float32), *parts]))
+    return ScoreRanking.of(np.concatenate([np.zeros(0, np.float32), *parts])).less(dataset.score_margin)
 
 
 def ranking_of(answer: Any) -> ScoreRanking:

@@ -111,12 +111,12 @@ class Rows:
         rows: list[tuple[Any, ...]] = self.connection.execute(query, values).fetchall()
         return rows
 
-    def tally(self, files: int) -> Tally:
-        """Return the counts of all rows; `files` is the number of shards."""
+    def tally(self, files: int, margin: float = 0.0) -> Tally:
+        """Return the counts of all rows; `files` is the number of shards, `margin` that of estimated scores."""
         answer = self.connection.execute(_COUNTS)
         counts = dict(zip((name for name, *_ in answer.description), answer.fetchone(), strict=True))
         failures = self.ask("SELECT error, count(*) FROM samples WHERE error IS NOT NULL GROUP BY error")
-        scores = ranking_of(self.connection.execute(SCORE_COUNTS.format("regions")))
+        scores = ranking_of(self.connection.execute(SCORE_COUNTS.format("regions"))).less(margin)
         return Tally(
             **counts,
             files=files,

@@ -65,9 +65,8 @@ def model_steps(evaluation_set: EvaluationSet) -> HeatMapSteps:
     """
     dataset = evaluation_set.dataset
     steps = evaluation_set.full_steps()
-    if dataset.manifest.get("calibration") is not None or (
-        steps.calibration is not None and not steps.is_calibrated
-    ):
+    has_scores = dataset.manifest.get("calibration") is not None
+    if steps.calibration is not None and (has_scores or not steps.is_calibrated):
         return steps
     decisions = Decisions.stored_in(dataset.manifest["run"])
     return steps.with_calibration(read_presence(dataset.path / PRESENCE_FILE, decisions.presence_digest))

@@ -351,23 +351,23 @@ class DatasetFolder:
         if unlisted := sizes.keys() - self.journal.shards.keys():
             self.notes.append(unlisted_in_words(self.data, unlisted))
 
-    def _count_rows(self, samples: int) -> Tally:
+    def _count_rows(self, samples: int, margin: float) -> Tally:
         """Count the shards, give each sample, region and phrase an id of its own, and write the categories.
 
-        samples: The samples of the input. Raises as `finish`.
+        samples: The samples of the input. margin: That of estimated scores. Raises as `finish`.
         """
         shards = [self.data / name for name in sorted(self.journal.shards)]
         try:
-            return self._count(shards, samples)
+            return self._count(shards, samples, margin)
         except SchemaError:
             for path in shards:  # nobody looks at the content of objects when a run is resumed
                 if sha256_of(path) != self.journal.shards[path.name].sha256:
                     self._set_aside(path, "is damaged", is_lost=True)
             raise
 
-    def _count(self, shards: Sequence[AnyPath], samples: int) -> Tally:
+    def _count(self, shards: Sequence[AnyPath], samples: int, margin: float) -> Tally:
         with rows_of(shards) as rows:
-            total = rows.tally(len(shards))
+            total = rows.tally(len(shards), margin)
             if total.rows != samples:
                 counts = f"{samples} samples were read but {total.rows} rows written"
                 if self._resumes:
@@ -399,7 +399,7 @@ class DatasetFolder:
         self.check_holder()
         self._delete_leftovers()
         self._check_shards()
-        total = self._count_rows(report.samples_read)
+        total = self._count_rows(report.samples_read, manifest.scores.get("estimated_margin", 0.0))
         write_text(self.path / "README.md", manifest.card(total), self.check_holder)
         values = manifest.to_json(total, report, self._run)
         croissant = manifest.croissant(values)

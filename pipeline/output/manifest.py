@@ -20,7 +20,7 @@ from phrasebox.stages.contract.values import Json
 from phrasebox.stages.model.catalog import CATALOG
 from phrasebox.stages.model.config import AUTO
 from phrasebox.stages.sources.source import HEAT_MAPS, SOURCES
-from phrasebox.stages.write import CardOrigin, Tally, dataset_card
+from phrasebox.stages.write import CardOrigin, ScoreOrigin, Tally, dataset_card
 
 LIBRARIES: Final = (
     "torch",
@@ -47,15 +47,15 @@ class Manifest:
         config: The configuration, as it was in the end.
         model: The model's `name`, for the card, and the layout of its checkpoint.
         calibration: Identifies the calibration of the scores; None if they are no probabilities.
-        scores: `fitted_to`, `doubt` and `presence`, see `CardOrigin`.
+        scores: What it says of the scores.
         may_sign: Whether this user's runs made all rows, so that the manifest may be signed.
     """
 
     config: RunConfig
     model: Mapping[str, str]
     calibration: str | None = None
-    scores: Mapping[str, str | None] = field(
-        default_factory=lambda: dict.fromkeys(("fitted_to", "doubt", "presence"))
+    scores: ScoreOrigin = field(
+        default_factory=lambda: ScoreOrigin(fitted_to=None, doubt=None, presence=None)
     )
     may_sign: bool = True
 

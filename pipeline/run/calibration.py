@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from phrasebox.pipeline.config.run_config import differences
+from phrasebox.pipeline.run.calibration_cache import cached_calibrations
 from phrasebox.stages.contract.errors import ConfigError
 from phrasebox.stages.contract.values import Json
 from phrasebox.stages.explain.config import ExplainerConfig
+from phrasebox.stages.model.catalog import WEIGHTS_ROOT
 from phrasebox.stages.regions.config import RegionsConfig
 from phrasebox.stages.scores.presence import Presence
 from phrasebox.stages.scores.score import Calibration, read_calibration
@@ -18,6 +20,9 @@ from phrasebox.stages.sources.source import HEAT_MAPS, RegionSourceConfig
 
 if TYPE_CHECKING:
     from phrasebox.stages.model.config import ModelDescription
+
+GENERIC_FILE: Final = WEIGHTS_ROOT / "generic" / "calibration.json"
+"""The calibration that `regions.calibration: generic` names."""
 
 _AFTER_THE_FIT: Final = {"calibration", "absent_share", "min_presence"}
 """Settings of regions that a calibration does not depend on."""
@@ -27,12 +32,18 @@ def calibration_basis(
     explain: ExplainerConfig, regions: RegionsConfig, model_fingerprint: str, segmenter: str | None
 ) -> Json:
     """Return the settings and models that a calibration is made with, and holds for; plain values."""
-    unused = _AFTER_THE_FIT | ({"threshold"} if regions.rule != "fixed" else set())
-    basis = presence_basis(explain, model_fingerprint)
-    basis["regions"] = {key: value for key, value in regions.row_settings().items() if key not in unused}
-    if regions.heat_exponent == 1.0:
-        basis["regions"].pop("exponent")  # older calibrations do not name it
+    basis = presence_basis(explain, model_fingerprint) | generic_basis(regions)
+    if regions.heat_exponent != 1.0:  # older calibrations do not name it
+        basis["regions"]["exponent"] = regions.exponent
     return basis if segmenter is None else basis | {"segmenter": segmenter}
+
+
+def generic_basis(regions: RegionsConfig) -> Json:
+    """Return the same for a calibration of the maps of any model, whatever the exponent that makes them alike."""
+    unused = _AFTER_THE_FIT | {"exponent"} | ({"threshold"} if regions.rule != "fixed" else set())
+    return _plain(
+        {"regions": {key: value for key, value in regions.row_settings().items() if key not in unused}}
+    )
 
 
 def presence_basis(explain: ExplainerConfig, model_fingerprint: str) -> Json:
@@ -78,14 +89,16 @@ def find_calibration(
         ConfigError: The named calibration cannot be read, or was made with other settings.
     """
     choice = regions.calibration
-    if model is None or choice == "none":
+    if model is None or choice == "none" or find_generic_calibration(regions) is not None:
         return None
     bases = [
         calibration_basis(explain, settings, model.fingerprint, segmenter)
         for settings in (regions, regions.with_fallback_cut())
     ]
     if choice == "auto":
-        candidates = [read_calibration(path) for path in model.calibrations]
+        # The user's own come first: they were made for photographs that the user chose.
+        paths = [*cached_calibrations(model.fingerprint), *model.calibrations]
+        candidates = [read_calibration(path) for path in paths]
         return next(
             (
                 candidate
@@ -101,6 +114,28 @@ def find_calibration(
     else:
         bases = [_with_exponent(basis, regions, calibration) for basis in bases]
     _check_basis(calibration, path, bases)
+    return calibration
+
+
+def find_generic_calibration(regions: RegionsConfig) -> Calibration | None:
+    """Return the calibration of other models that `regions.calibration` names; None if it names none.
+
+    Raise ConfigError if it cannot be read, or was made with other settings of regions.
+    """
+    choice = regions.calibration
+    if choice in ("auto", "none"):
+        return None
+    path = GENERIC_FILE if choice == "generic" else Path(choice)
+    if choice == "generic" and not path.is_file():
+        raise ConfigError(
+            "the generic calibration is in phrasebox's repository and not in its package: name the file of a "
+            "checkout, stages/model/weights/generic/calibration.json",
+            key="regions.calibration",
+        )
+    calibration = read_calibration(path)
+    if not calibration.is_generic:
+        return None
+    _check_basis(calibration, path, [generic_basis(regions)])
     return calibration
 
 

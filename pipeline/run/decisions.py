@@ -163,7 +163,7 @@ class Run:
         session.show_step(LOOKING)
         first_images = run.look(session, engine)
         run, decisions = self.source.decide(run, first_images, report)
-        presence = None if decisions.presence_digest is None else first_images.presence.calibration
+        presence = None if decisions.presence_digest is None else first_images.calibration
         if run.steps.has_open_share:
             report.note(first_images.share_in_words())
             decisions = replace(decisions, absent_share=first_images.share)

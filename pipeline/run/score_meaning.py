@@ -11,9 +11,13 @@ from typing import Final
 
 from phrasebox.pipeline.run.domain_shift import DomainShift
 from phrasebox.stages.scores.score import Calibration
-from phrasebox.stages.write import Tally
+from phrasebox.stages.write import ScoreOrigin, Tally
 
-NO_CALIBRATION: Final = "No calibration fits this model with these settings; phrasebox calibrate fits one"
+NO_CALIBRATION: Final = (
+    "No calibration fits this model with these settings; phrasebox calibrate fits one, and regions.calibration=generic "
+    "takes one of other models"
+)
+NO_PRESENCE: Final = "The calibration of other models needs presence, which is not known"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,23 +54,37 @@ class ScoreMeaning:
         reason = NO_CALIBRATION
         if shift is not None and shift.in_regions:
             reason = shift.what
+        elif calibration is None and choice not in ("auto", "none"):
+            reason = NO_PRESENCE
         elif calibration is not None and choice != "auto":
             reason = f"{choice} knows presence alone"
         return cls(calibration=calibration, reason=reason)
 
     @property
-    def scores(self) -> dict[str, str | None]:
-        """Return `fitted_to`, `doubt` and `presence`, see `CardOrigin`."""
-        fitted_to = None if self.calibration is None else self.calibration.fitted_to
+    def scores(self) -> ScoreOrigin:
+        """Return what `dataset.json` says of the scores."""
+        calibration = self.calibration
+        fitted_to = None if calibration is None else calibration.fitted_to
         is_calibrated = self.reason is None
-        return {
-            "fitted_to": fitted_to if is_calibrated else None,
-            "doubt": self.caveat,
-            "presence": None if is_calibrated else fitted_to,
-        }
+        origin = ScoreOrigin(
+            fitted_to=fitted_to if is_calibrated else None,
+            doubt=self.caveat,
+            presence=None if is_calibrated else fitted_to,
+        )
+        if calibration is not None and is_calibrated and calibration.margin is not None:
+            origin["estimated_margin"] = calibration.margin
+        return origin
 
     def in_words(self, total: Tally, model: str | None) -> str:
         """Return the same in sentences for people; `total` counts the dataset, and `model` is `model.name`."""
+        margin = None if self.calibration is None or self.reason is not None else self.calibration.margin
+        if margin is not None:
+            doubt = "" if self.caveat is None else f" {self.caveat}."
+            return (
+                "Scores are estimated: the calibration was fitted to the maps of other models, and on models that it "
+                f"had not seen scores were up to {margin:g} too high.{doubt} "
+                f"With that margin {total.advised_in_words}. A review or phrasebox eval measures it."
+            )
         if self.caveat is not None:
             return (
                 f"Scores are calibrated, but may be too high or too low here. {self.caveat}. A review or phrasebox "

@@ -126,9 +126,14 @@ class CutHeatMaps(RunSource):
             decisions = replace(decisions, shift=Decision(shift))
         if _needs_presence(run):
             report.note(first_images.presence.in_words())
-            calibration = first_images.presence.calibration
-            if calibration is not None:
-                run = _with_presence(run, calibration)
+            if first_images.calibration is not None:
+                run = _with_presence(run, first_images.calibration)
+            if first_images.generic is not None and first_images.shift is not None:
+                run = replace(run, shift=first_images.shift)
+                report.note(first_images.shift.what)
+                decisions = replace(decisions, shift=Decision(asdict(first_images.shift)))
+            if run.steps.generic is not None and first_images.generic is None:
+                _note_cut(run, report)
             decisions = replace(decisions, presence=Decision(run.steps.calibration_digest))
             if run.config.regions.exponent == AUTO and first_images.exponent is not None:
                 report.note(exponent_in_words(first_images.exponent))
@@ -185,7 +190,8 @@ def _has_open_precision(run: Run) -> bool:
 
 def _needs_presence(run: Run) -> bool:
     """Whether presence is to be fitted: no calibration fits, and the settings leave that open."""
-    return run.config.regions.calibration == "auto" and run.steps.calibration is None
+    is_open = run.config.regions.calibration == "auto" or run.steps.generic is not None
+    return is_open and run.steps.calibration is None
 
 
 def _with_shift(run: Run, shift: DomainShift | None, report: Report) -> Run:
@@ -201,13 +207,20 @@ def _with_shift(run: Run, shift: DomainShift | None, report: Report) -> Run:
         fault = precision_fault(steps.calibration, run.config.model.precision)
         if fault is not None:
             report.note(fault)
-    cut = steps.regions_stage.config
+    run = replace(run, shift=shift, steps=steps)
+    if steps.generic is None:
+        _note_cut(run, report)
+    return run
+
+
+def _note_cut(run: Run, report: Report) -> None:
+    """Note where maps are cut if no calibration says that."""
+    cut = run.steps.regions_stage.config
     if cut != run.config.regions:
         share = f"{cut.threshold} of their highest heat (regions.rule={cut.rule})"
         report.note(f"Maps are cut at {share}: no calibration says where to cut them")
-    return replace(run, shift=shift, steps=steps)
 
 
 def _with_presence(run: Run, calibration: Calibration) -> Run:
-    """Return the run with a calibration of presence alone that was fitted to its images."""
+    """Return the run with a calibration that was fitted to its images, or brought to them."""
     return replace(run, steps=run.steps.with_calibration(calibration))

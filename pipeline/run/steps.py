@@ -20,7 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypeVar
 
 from phrasebox.pipeline.config.run_config import EngineConfig, RunConfig
-from phrasebox.pipeline.run.calibration import find_calibration, find_source_calibration, presence_in
+from phrasebox.pipeline.run.calibration import (
+    find_calibration,
+    find_generic_calibration,
+    find_source_calibration,
+    presence_in,
+)
 from phrasebox.stages.contract.errors import ConfigError
 from phrasebox.stages.contract.kinds import with_absolute_files
 from phrasebox.stages.contract.stage import Stage
@@ -67,6 +72,7 @@ class Steps(Generic[ModelStageT, RegionsStageT]):
         description: The model; None if it was given in memory, or if there is none.
         segmenter: What identifies the segmenter of the outlines; None without one.
         other_model: The model of a source, if that is not CLIP.
+        generic: The calibration of other models that the first images bring to this one; None without one.
     """
 
     before: tuple[PhrasesStage, PrepareStage]
@@ -75,6 +81,7 @@ class Steps(Generic[ModelStageT, RegionsStageT]):
     description: ModelDescription | None
     segmenter: str | None = None
     other_model: OtherModel | None = None
+    generic: Calibration | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -150,13 +157,16 @@ class Steps(Generic[ModelStageT, RegionsStageT]):
         """Return the same steps of heat maps with other scores. Raise as `presence_in`.
 
         Without a calibration they rank, and are no probabilities; then nothing is known of
-        presence.
+        presence. One with a cut cuts the maps.
         """
         regions = self.regions_stage
+        config = regions.config
+        if calibration is not None and calibration.cut is not None:
+            config = config.model_copy(update={"rule": "fitted"})
         return replace(
             self,
             model_stage=self.model_stage.with_presence(presence_in(calibration)),
-            regions_stage=regions.judging_by(regions.config, calibration),
+            regions_stage=regions.judging_by(config, calibration),
         )
 
     def with_source(self: SourceSteps, config: RegionSourceConfig) -> SourceSteps:
@@ -210,6 +220,7 @@ def build_steps(config: RunConfig, loaded: ClipModel | None = None) -> HeatMapSt
         )
     model = config.model
     description = None
+    generic = find_generic_calibration(config.regions)
     if loaded is None:
         # torch and open_clip take seconds to import: only a run needs them.
         from phrasebox.stages.model.describe import describe  # noqa: PLC0415
@@ -219,7 +230,7 @@ def build_steps(config: RunConfig, loaded: ClipModel | None = None) -> HeatMapSt
         canvas = explainer.canvas(description.input)
         model = model.model_copy(update={"precision": precision_if_known(config.engine, model)})
     else:
-        if config.regions.calibration not in ("auto", "none"):
+        if config.regions.calibration not in ("auto", "none") and generic is None:
             raise ConfigError(
                 "a calibration holds for known weights, and those of a model in memory are not known: name the "
                 "model instead",
@@ -241,6 +252,7 @@ def build_steps(config: RunConfig, loaded: ClipModel | None = None) -> HeatMapSt
         regions_stage=RegionsStage(config.regions, calibration, device=config.model.device),
         description=description,
         segmenter=segmenter,
+        generic=generic,
     )
 
 
@@ -256,7 +268,8 @@ def build_source_steps(config: RunConfig) -> SourceSteps:
     source: RegionSource[Any] = SOURCES[kind](config.source, config.model)
     names_calibration = config.regions.calibration not in ("auto", "none")
     for key, is_set in {
-        "regions.calibration": names_calibration and not source.looks_for_phrases,
+        "regions.calibration": config.regions.calibration == "generic"
+        or (names_calibration and not source.looks_for_phrases),
         "output.heat_maps": config.output.heat_maps and "heat_maps" in config.output.model_fields_set,
         "regions.refine": config.regions.refine == "sam",
     }.items():

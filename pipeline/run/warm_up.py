@@ -28,6 +28,7 @@ from phrasebox.pipeline.run.domain_shift import (
     find_domain_shift,
 )
 from phrasebox.pipeline.run.exponent import fit_exponent
+from phrasebox.pipeline.run.generic import with_generic
 from phrasebox.pipeline.run.presence_fit import (
     PresenceResult,
     collecting_signals,
@@ -81,6 +82,7 @@ class FirstAnswers:
         presence: The fit of presence, empty where it was not tried.
         absent_share: The share of absent phrases; None where nothing is known of presence.
         captions: The number of captions that it was estimated from.
+        generic: The calibration of other models, brought to this one; None where there is none.
         exponent: The power that gives the heat maps the usual mean heat, see `exponent.fit_exponent`; None
             without such maps.
         records: The records after the model's stage; none where they are not what the run would
@@ -94,8 +96,14 @@ class FirstAnswers:
     absent_share: float | None = None
     captions: int = 0
     exponent: float | None = None
+    generic: Calibration | None = None
     records: Sequence[Record] = ()
     stages: list[tuple[Any, ...]] = field(default_factory=list)
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """The calibration that was fitted to the images, or brought to them; None if there is none."""
+        return self.generic or self.presence.calibration
 
     def note(self, *arguments: Any) -> None:
         """Note the work of a stage."""
@@ -195,12 +203,13 @@ def warm_up(
     look = Look(place=place, on_progress=on_progress)
     answers = compare_images(steps, reader, pieces, look)
     is_meaningless = answers.shift is not None and answers.shift.in_regions
-    if choice != "auto" or (steps.calibration is not None and not is_meaningless):
+    is_open = choice == "auto" or steps.generic is not None
+    if not is_open or (steps.calibration is not None and not is_meaningless):
         return answers
     most = most_to_fit(samples_in(pieces))
     look.expect(most, pieces)
     fitted = fit_to_samples(steps, first_samples(reader, pieces, most), look)
-    return replace(fitted, shift=answers.shift)
+    return replace(fitted, shift=answers.shift or fitted.shift)
 
 
 def compare_images(
@@ -289,6 +298,10 @@ def fit_to_samples(
     answers.presence = fit_presence_to_captions(steps, _signals_of(images))
     presence = presence_in(answers.presence.calibration)
     answers.records = [_judge(image, presence) for image in images]
+    if steps.generic is not None and presence is not None and answers.exponent is not None:
+        steps = with_generic(steps, steps.generic, presence, answers.records, answers.exponent)
+        answers.generic = steps.calibration
+        answers.shift = find_domain_shift(steps, answers.records, _signals_of(images))
     answers.estimate_share(answers.presence.calibration)
     # Where phrases have to be dropped, the run computes the image again.
     answers.records = [record for record in answers.records if len(record.heat_maps) <= record.phrase_limit]

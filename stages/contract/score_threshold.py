@@ -7,7 +7,7 @@ mean over the regions with at least a score grows with that score, so a wanted p
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Self
 
 import numpy as np
@@ -63,7 +63,7 @@ class ScoreRanking:
     Attributes:
         scores: The different scores, float64 (n,), highest first, 0 .. 1.
         regions: Number of regions with at least each of them, int64 (n,).
-        precisions: Mean score of these regions, float64 (n,), which falls.
+        precisions: Mean score of these regions, less the margin, float64 (n,), which falls.
     """
 
     scores: NDArray[np.float64]
@@ -82,6 +82,10 @@ class ScoreRanking:
         regions = np.cumsum(counts)
         descending = scores.astype(np.float64)
         return cls(scores=descending, regions=regions, precisions=np.cumsum(descending * counts) / regions)
+
+    def less(self, margin: float) -> Self:
+        """Return the same ranking, whose scores are taken to be too high by a margin, 0 .. 1."""
+        return replace(self, precisions=np.maximum(self.precisions - margin, 0.0)) if margin else self
 
     @property
     def total(self) -> int:

@@ -102,12 +102,13 @@ class RegionsConfig(BaseModel):
         "same `group` and each its own regions. things: they also share their regions, cut from "
         "the mean of their maps.",
     )
-    calibration: Path | Literal["auto", "none"] = Field(
+    calibration: Path | Literal["auto", "none", "generic"] = Field(
         "auto",
         description="What turns the score into the probability that the region is right: a file of "
         "`phrasebox calibrate`, or the model's own calibration if it has one for these settings "
         "(auto). If it has none, auto fits presence alone to the captions of the run's first "
-        "images, without annotations; none does not.",
+        "images, without annotations; none does not. generic takes the calibration of other models, "
+        "brought to this one by the first images; its scores are estimates.",
     )
     absent_share: Annotated[float, Field(gt=0.0, lt=1.0)] | Literal["auto"] = Field(
         "auto",

@@ -211,6 +211,15 @@ class BoxModel(StoredModel):
             for network in self.networks
         ]
 
+    def without_networks(self) -> Self:
+        """Return the usual boxes alone: the cut's boxes stay."""
+        return self.model_copy(update={"mean": np.empty(0), "scale": np.empty(0), "networks": ()})
+
+    def with_moments(self, inputs: Floats) -> Self:
+        """Return the same networks, which standardise their inputs by those of other maps, inputs (n, INPUTS)."""
+        mean, scale = moments_of(inputs)
+        return self.model_copy(update={"mean": mean, "scale": scale})
+
     def box_of(self, view: MapView) -> Floats:
         """Return the learned box (4,), x0, y0, x1, y1 as shares of the image, with six decimals.
 
@@ -230,6 +239,12 @@ class BoxModel(StoredModel):
         low, high = np.clip(np.mean(boxes, axis=0), 0.0, 1.0).round(6).reshape(2, 2)
         high = np.minimum(np.maximum(high, low + LEAST_SIDE), 1.0)
         return np.concatenate([np.minimum(low, high - LEAST_SIDE), high])
+
+
+def moments_of(inputs: Floats) -> tuple[Floats, Floats]:
+    """Return mean and scale of the inputs (n, INPUTS) of networks, as 16-bit floats have them."""
+    mean = inputs.mean(axis=0).astype(np.float16).astype(np.float64)
+    return mean, (inputs.std(axis=0) + 1e-3).astype(np.float16).astype(np.float64)
 
 
 def gelu(values: Floats) -> Floats:

@@ -184,6 +184,17 @@ class Calibration(Regression):
         return float(exponent) if isinstance(exponent, int | float) else 1.0
 
     @property
+    def is_generic(self) -> bool:
+        """Whether it was fitted to the maps of several models, and holds for those of no model as it is."""
+        return not self.made_with.keys() & {"model", "source"} and bool(self.made_with)
+
+    @property
+    def margin(self) -> float | None:
+        """How much too high its scores may be, because it was fitted to other models, 0 .. 1; None if it was not."""
+        margin = self.made_from.get("margin")
+        return float(margin) if isinstance(margin, int | float) else None
+
+    @property
     def of_regions(self) -> bool:
         """Whether it makes probabilities of scores, and does not know presence alone."""
         return bool(self.weight)
@@ -191,6 +202,8 @@ class Calibration(Regression):
     @property
     def fitted_to(self) -> str:
         """The images of the fit, for people."""
+        if self.margin is not None:
+            return f"{self.made_from.get('images', 'some')} photographs with boxes and the maps of other models"
         if "reviews" in self.made_from:
             return f"{self.made_from['reviews']} reviewed regions of the dataset {self.made_from.get('dataset', '')}"
         if not self.of_regions:

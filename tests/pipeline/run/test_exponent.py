@@ -82,7 +82,7 @@ def scenes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(presence_fit, "FEWEST_IMAGES", 10)
     monkeypatch.setattr(presence_fit, "LEAST_LOOK", 16)
     monkeypatch.setattr(presence_fit, "FEWEST_PHRASES", 10)
-    write_scenes(tmp_path / "scenes", 60, 43)
+    write_scenes(tmp_path / "scenes", 24, 43)
     return tmp_path / "scenes"
 
 

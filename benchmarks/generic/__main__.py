@@ -1,0 +1,161 @@
+"""Make the generic calibration, and the table of how it transfers: `make calibration`.
+
+Steps that are done are not repeated: models, maps and fits lie in the folder `--out`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import cv2
+import torch
+
+from benchmarks.generic.fit import Source, fit_sources
+from benchmarks.generic.maps import Labels, Workshop
+from benchmarks.generic.transfer import Answers, answer, brought
+from benchmarks.photos.measure import Photographs
+from phrasebox.stages.contract.values import Json
+from phrasebox.stages.scores.score import Calibration, read_calibration
+from phrasebox.stages.truth.ground_truth import GroundTruth
+
+SOURCES: Final = {
+    ("photo", "grad_eclip"): 300,
+    ("photo", "maskclip"): 150,
+    ("photo", "clip_surgery"): 150,
+    ("lite0-pool", "grad_eclip"): 300,
+    ("lite0-pool", "maskclip"): 150,
+    ("lite0-pool", "clip_surgery"): 150,
+    ("lite0-blocks", "grad_eclip"): 300,
+    ("lite0-blocks", "maskclip"): 150,
+    ("lite1-pool", "grad_eclip"): 300,
+    ("lite1-pool", "maskclip"): 150,
+    ("lite1-pool", "clip_surgery"): 150,
+}
+"""Model and explainer -> the number of photographs that the fit takes of them."""
+
+FAMILIES: Final = ("photo", "lite0", "lite1")  # a model's family is its trunk
+
+TARGETS: Final = (
+    ("photo", "grad_eclip"),
+    ("lite0-pool", "grad_eclip"),
+    ("lite0-blocks", "grad_eclip"),
+    ("lite1-pool", "grad_eclip"),
+    ("photo", "maskclip"),
+    ("photo", "clip_surgery"),
+    ("photo", "no affinity"),
+    ("photo 224", "grad_eclip"),
+)
+"""What is measured, by fits without its family. The margin is of the first four, which have the default explainer."""
+
+MARGIN_OF: Final = 4
+
+
+class Maker:
+    """Makes the calibration and its table.
+
+    Args:
+        workshop: Where everything is.
+    """
+
+    def __init__(self, workshop: Workshop) -> None:
+        self.workshop = workshop
+        self.fits = workshop.out / "fits"
+        self.fits.mkdir(parents=True, exist_ok=True)
+        self.truth_of: Any = cache(self._truth_of)
+        self.source_of: Any = cache(self._source_of)
+
+    def _truth_of(self, split: str) -> GroundTruth:
+        return self.workshop.truth_of(split)
+
+    def _source_of(self, model: str, explainer: str, split: str, most: int | None = None) -> Source:
+        maps = self.workshop.maps_of(model, explainer, split)
+        maps = replace(maps, records=maps.records[:most])
+        return Source(maps, Labels(self.truth_of(split), maps.records, resized=split == "fit"))
+
+    def generic_without(self, family: str) -> Calibration:
+        """Return the fit to all models but those of a family; "" leaves none out."""
+        file = self.fits / f"generic without {family or 'none'}.json"
+        if not file.is_file():
+            sources = [
+                self.source_of(model, explainer, "fit", most)
+                for (model, explainer), most in SOURCES.items()
+                if not family or not model.startswith(family)
+            ]
+            file.write_text(fit_sources(sources).to_json(), encoding="utf-8")
+        return read_calibration(file)
+
+    def own_fit(self, model: str, explainer: str) -> Calibration:
+        """Return the fit to a target's own maps of all photographs of the split."""
+        file = self.fits / f"{model}, {explainer}.json"
+        if not file.is_file():
+            source = self._source_of(model, explainer, "fit")
+            file.write_text(fit_sources([source], has_cosines=True).to_json(), encoding="utf-8")
+        return read_calibration(file)
+
+    def measure(self, model: str, explainer: str) -> Json:
+        """Return the figures of a target on dev and COCO, without a calibration, with the generic one and its own."""
+        file = self.fits / f"{model}, {explainer}, figures.json"
+        if not file.is_file():
+            family = model.partition(" ")[0].partition("-")[0]
+            generic, own = self.generic_without(family), self.own_fit(model, explainer)
+            figures: Json = {}
+            for split in ("dev", "coco"):
+                source = self.source_of(model, explainer, split)
+                fitted = brought(generic, source.maps)
+                answers = {
+                    "none": answer(source, None),
+                    "generic": answer(source, fitted),
+                    "own": answer(source, own),
+                }
+                figures[split] = {name: _figures(part, answers) for name, part in answers.items()}
+                if split == "dev":
+                    one = {"generic": answer(source, fitted, one_caption=True)}
+                    figures["dev, one caption"] = {"generic": _figures(one["generic"], one)}
+            file.write_text(json.dumps(figures, indent=1), encoding="utf-8")
+        values: Json = json.loads(file.read_text(encoding="utf-8"))
+        return values
+
+
+def _figures(part: Answers, answers: Mapping[str, Answers]) -> Json:
+    values: Json = {"recall": asdict(part.recall), **part.figures()}
+    values["error"] = asdict(values["error"])
+    for name, other in answers.items():
+        if other is not part:
+            values[f"gain over {name}"] = asdict(part.gain_over(other))
+    return values
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Make what is missing, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--photos", type=Path, required=True)
+    parser.add_argument("--packages", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--only", choices=["fits", "own", "table"], default="table")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    photographs = Photographs(options.photos, options.out)
+    maker = Maker(Workshop(photographs=photographs, packages=options.packages, out=options.out))
+    if options.only == "own":
+        for target in TARGETS:
+            maker.own_fit(*target)
+        return
+    for family in (*FAMILIES, ""):
+        maker.generic_without(family)
+    if options.only == "fits":
+        return
+    figures = {", ".join(target): maker.measure(*target) for target in TARGETS}
+    (options.out / "transfer.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    main()

@@ -1,0 +1,90 @@
+"""From captioned photographs with boxes to a calibration that later runs find by themselves."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import calibrations
+from phrasebox.pipeline.run import calibration_cache
+from phrasebox.stages.scores.score import read_calibration
+from tests.build.datasets import manifest_of
+from tests.pipeline.commands.evaluated import called, config_of, drawing, run_aloud
+
+drawn = drawing(24, 43)
+"""Scenes lie as photographs do: captions.jsonl, images/ and truth.json."""
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder of the user's calibrations."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = calibration_cache.calibration_folder()
+    assert folder is not None
+    return folder
+
+
+def test_later_runs_find_the_calibration_by_weights_and_settings(
+    drawn: Path, tmp_path: Path, cache: Path
+) -> None:
+    code, text, errors = called("calibrate", "--model", "demo", "--photographs", drawn)
+    assert code == 0, errors
+    [file] = cache.iterdir()  # the dataset between is gone
+    assert str(file) in text.replace("\n", "")
+    assert "later runs of the model with these settings take it" in text.replace("\n", " ")
+    own = read_calibration(file)
+    assert file.name.startswith(own.made_with["model"])
+
+    _, said = run_aloud(config_of(drawn, output={"path": str(tmp_path / "same")}))
+    assert manifest_of(tmp_path / "same")["calibration"] == own.digest
+    assert "Scores are calibrated" in said
+    other = config_of(drawn, regions={"min_area_px": 17}, output={"path": str(tmp_path / "other")})
+    run_aloud(other)
+    assert manifest_of(tmp_path / "other")["calibration"] is None
+
+
+@pytest.mark.slow
+def test_a_named_file_changes_nothing_for_other_runs(drawn: Path, tmp_path: Path, cache: Path) -> None:
+    out = tmp_path / "mine.json"
+    code, text, errors = called("calibrate", "--model", "demo", "--photographs", drawn, "--out", out)
+    assert code == 0, errors
+    assert read_calibration(out).of_regions
+    assert not cache.exists()
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("calibrating")] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ((), "name a dataset"),
+        (("out",), "--out"),
+        (("out", "--out", "a.json", "--model", "demo"), "--model"),
+        (("--photographs", "missing", "--model", "demo"), "captions.jsonl"),
+        (("--photographs", "missing", "--reviews"), "--reviews"),
+        (("out", "--photographs", "missing"), "DATASET"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_named(arguments: tuple[str, ...], word: str) -> None:
+    code, _, errors = called("calibrate", *arguments)
+    assert code != 0
+    assert word in errors.replace("\n", " ")
+
+
+@pytest.mark.slow
+def test_the_table_has_a_row_for_each_model_and_names_those_that_fail(
+    drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match=r"missing\.pt"):
+        calibrations.main(
+            [
+                "demo",
+                str(tmp_path / "missing.pt"),
+                "--photographs",
+                str(drawn),
+                "--out",
+                str(tmp_path / "out"),
+            ]
+        )
+    table = (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
+    assert "| demo |" in table
+    assert "| demo |" in capsys.readouterr().out
+    assert read_calibration(tmp_path / "out" / "demo.json").of_regions
