@@ -28,7 +28,7 @@ from phrasebox.pipeline.calibrate.cut_fit import CutExamples, cut_examples, fit_
 from phrasebox.pipeline.calibrate.truth_fit import JudgedRegion, cut_of_others, judge_row
 from phrasebox.pipeline.run.calibration import generic_basis
 from phrasebox.pipeline.run.generic import box_inputs
-from phrasebox.stages.contract.values import Json
+from phrasebox.stages.contract.values import Floats, Json
 from phrasebox.stages.regions.config import RegionsConfig
 from phrasebox.stages.regions.stage import RegionsStage
 from phrasebox.stages.scores.fitted_cut import FittedCut
@@ -69,13 +69,13 @@ class Source:
         rows = [(row, record) for row, record, captions in self.views if captions is None]
         return cut_examples(REGIONS, rows, self.labels.queries)
 
-    def moments_for(self, box: BoxModel, cut: FittedCut) -> BoxModel:
-        """Return a fit of boxes that standardises its inputs by these maps."""
+    def inputs_of(self, box: BoxModel, cut: FittedCut) -> Floats:
+        """Return what the networks of a fit of boxes see of these maps, (maps, INPUTS)."""
         records = [record for _, record, captions in self.views if captions is None]
         generic = Calibration(
             bias=0.0, weight={}, mean={}, scale={}, made_with={}, made_from={}, cut=cut, box=box
         )
-        return box.with_moments(box_inputs(REGIONS, generic, records))
+        return box_inputs(REGIONS, generic, records)
 
 
 def fit_sources(sources: Sequence[Source], *, has_cosines: bool = False) -> Calibration:
@@ -114,7 +114,8 @@ def fit_sources(sources: Sequence[Source], *, has_cosines: bool = False) -> Cali
     ]
     regions: list[JudgedRegion] = []
     for source, cuts in zip(sources, cuts_by_source, strict=True):
-        fitted = [source.moments_for(fold, cut) for fold in folds]
+        inputs = source.inputs_of(box, cut)
+        fitted = [fold.with_moments(inputs) for fold in folds]
         for row, record, _ in source.views:
             stage = RegionsStage(REGIONS, fitted_cut=cuts[row["id"]], box_fit=fitted[fold_of(row["id"])])
             regions += judge_row(row, record, stage, source.labels.queries)
@@ -141,7 +142,7 @@ def fit_sources(sources: Sequence[Source], *, has_cosines: bool = False) -> Cali
     )
 
 
-def _without_cosine(facts: np.typing.NDArray[np.float64]) -> np.typing.NDArray[np.float64]:
+def _without_cosine(facts: Floats) -> Floats:
     facts = facts.copy()
     facts[FACTS.index("similarity")] = 0.0
     return facts

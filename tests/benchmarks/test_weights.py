@@ -43,7 +43,9 @@ def test_the_workflow_names_weights_of_open_clip() -> None:
 def test_the_workflow_of_calibrations_names_ten_weights_of_open_clip() -> None:
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "calibrations.yml").read_text())
     [models] = (
-        step["env"]["DEFAULTS"].split() for step in workflow["jobs"]["calibrations"]["steps"] if "env" in step
+        step["env"]["DEFAULTS"].split()
+        for step in workflow["jobs"]["calibrations"]["steps"]
+        if "env" in step
     )
     assert len(models) == 10
     assert {tuple(model.split("/")) for model in models} <= set(open_clip.list_pretrained())

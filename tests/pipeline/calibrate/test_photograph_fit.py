@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import calibrations
+from phrasebox.pipeline.calibrate import presence, truth_fit
 from phrasebox.pipeline.run import calibration_cache
 from phrasebox.stages.scores.score import read_calibration
 from tests.build.datasets import manifest_of
@@ -18,6 +19,8 @@ drawn = drawing(24, 43)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder of the user's calibrations."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(truth_fit, "FEWEST_REGIONS", 20)
+    monkeypatch.setattr(presence, "FEWEST_PHRASES", 20)
     folder = calibration_cache.calibration_folder()
     assert folder is not None
     return folder
@@ -45,7 +48,7 @@ def test_later_runs_find_the_calibration_by_weights_and_settings(
 @pytest.mark.slow
 def test_a_named_file_changes_nothing_for_other_runs(drawn: Path, tmp_path: Path, cache: Path) -> None:
     out = tmp_path / "mine.json"
-    code, text, errors = called("calibrate", "--model", "demo", "--photographs", drawn, "--out", out)
+    code, _, errors = called("calibrate", "--model", "demo", "--photographs", drawn, "--out", out)
     assert code == 0, errors
     assert read_calibration(out).of_regions
     assert not cache.exists()

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from phrasebox.pipeline.calibrate import presence, truth_fit
 from phrasebox.pipeline.demo.scenes import write_scenes
 from phrasebox.pipeline.run import presence_fit
 from phrasebox.pipeline.run.calibration import calibration_basis
@@ -112,7 +113,11 @@ def test_a_run_without_a_calibration_says_and_stores_its_power(scenes: Path, tmp
     assert boxes != plain
 
 
-def test_a_calibration_brings_the_power_of_its_maps(scenes: Path, tmp_path: Path) -> None:
+def test_a_calibration_brings_the_power_of_its_maps(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(truth_fit, "FEWEST_REGIONS", 20)
+    monkeypatch.setattr(presence, "FEWEST_PHRASES", 20)
     run_aloud(flat(scenes, tmp_path / "out"))
     exponent = manifest_of(tmp_path / "out")["run"]["exponent"]
     file = tmp_path / "c.json"

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from phrasebox.pipeline.calibrate import presence, truth_fit
 from phrasebox.pipeline.calibrate.box_fit import _standardise
 from phrasebox.pipeline.dataset import open_dataset
 from phrasebox.pipeline.dataset.score_choice import RegionChoice, count_scores, select
@@ -20,7 +21,7 @@ from tests.messages import expect_error
 from tests.pipeline.commands.evaluated import called, config_of, drawing, run_aloud
 from tests.pipeline.light import assert_alike, rows_of
 
-PLAIN = {"rule": "fitted", "upsample": "linear", "smooth_patches": 0.0}
+PLAIN = {"rule": "fitted", "upsample": "linear", "smooth_patches": 1.0}
 """Settings of regions that the generic calibration was made with, in place of those of `demo`."""
 
 drawn = drawing(24, 43)
@@ -31,6 +32,8 @@ def _few_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(presence_fit, "FEWEST_IMAGES", 10)
     monkeypatch.setattr(presence_fit, "LEAST_LOOK", 16)
     monkeypatch.setattr(presence_fit, "FEWEST_PHRASES", 10)
+    monkeypatch.setattr(truth_fit, "FEWEST_REGIONS", 20)
+    monkeypatch.setattr(presence, "FEWEST_PHRASES", 20)
 
 
 def generic(scenes: Path, out: Path, **regions: Any) -> Any:
@@ -125,7 +128,7 @@ def test_without_presence_it_is_not_used_and_the_run_says_why(
 
 def test_other_settings_of_regions_are_refused(drawn: Path, tmp_path: Path) -> None:
     with expect_error(ConfigError, key="regions.calibration"):
-        run_aloud(generic(drawn, tmp_path / "out", smooth_patches=1.0))
+        run_aloud(generic(drawn, tmp_path / "out", smooth_patches=2.0))
     assert find_generic_calibration(RegionsConfig(calibration="generic", exponent=2.0)) is not None
 
 
