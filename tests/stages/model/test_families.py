@@ -9,6 +9,7 @@ import timm
 from phrasebox.stages.model.checkpoints.dual_encoders import DUAL_ENCODERS
 from phrasebox.stages.model.config import OWN_MODELS
 from phrasebox.stages.model.families import FAMILIES, family_of, family_of_folder
+from tests.architecture.source import ROOT
 
 TIMM = {
     "MetaCLIP": "vit_*.metaclip_*",
@@ -80,3 +81,12 @@ def test_the_nearer_family_holds(weights: str, name: str) -> None:
 def test_unknown_weights_have_no_family() -> None:
     assert family_of("my-clip/mine") is None
     assert family_of_folder("clip") is None
+
+
+def test_the_page_about_models_has_the_table() -> None:
+    page = (ROOT / "docs/how-to/choose-a-model.md").read_text("utf-8")
+    rows = [
+        f"| {family.name} | {family.licence} | {family.commercial} | {family.languages} |"
+        for family in FAMILIES
+    ]
+    assert "\n".join(["|---|---|---|---|", *rows, ""]) in page
