@@ -116,7 +116,15 @@ def test_positions_of_a_resnet_are_resized_bilinearly() -> None:
 
 @pytest.mark.parametrize(
     ("name", "shift_px"),
-    {"class token": 0.0, "ResNet": -0.5, "timm, positions": -8.5, "timm, SAME": 15.5}.items(),
+    {
+        "class token": 0.0,
+        "ResNet": -0.5,
+        "timm, positions": -8.5,
+        "timm, SAME": 15.5,
+        "PE-Core": 0.0,
+        "MobileCLIP 2, transformer": 0.0,
+        "MobileCLIP 2, convolutions": -31.5,
+    }.items(),
 )
 def test_tokens_are_where_their_receptive_fields_are(name: str, shift_px: float) -> None:
     """Pixels by which the gradient of a token lies beside the centre of its cell, where all kernels are means.
