@@ -11,6 +11,7 @@ from open_clip.model import convert_weights_to_lp
 from timm.layers import AttentionPool2d, AttentionPoolLatent
 from torch import nn
 
+import tests.small_networks  # noqa: F401 - it names its networks to timm
 from phrasebox.stages.model.config import InputSpec
 from tests.build.datasets import Json
 
@@ -159,6 +160,18 @@ TOWERS: dict[str, tuple[Callable[..., nn.Module], InputSpec]] = {
     "ConvNeXt": (partial(tiny_timm, "test_convnext", "", "mlp", size_px=128), RESNET_SPEC),
     "timm, averaged patches": (partial(tiny_timm, "test_vit", "avg", "linear", size_px=160), VIT_SPEC),
     "SigLIP": (partial(tiny_timm, "test_vit", "map", size_px=160), VIT_SPEC),
+    "PE-Core": (
+        partial(tiny_timm, "small_pe_core_patch16_64", "map", "", size_px=64),
+        replace(SPEC, size_px=64, patch_px=16),
+    ),
+    "MobileCLIP 2, transformer": (
+        partial(tiny_timm, "small_mci_64", "token", "", size_px=64),
+        replace(SPEC, size_px=64, patch_px=16),
+    ),
+    "MobileCLIP 2, convolutions": (
+        partial(tiny_timm, "small_fastvit", "avg", "", size_px=256),
+        replace(SPEC, size_px=256, patch_px=64),
+    ),
 }
 """Every kind of tower as a small model, and what its images look like."""
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -21,7 +22,10 @@ from phrasebox.stages.contract.errors import ConfigError, WeightsError
 from phrasebox.stages.contract.values import Json
 from phrasebox.stages.explain import EXPLAINERS, kinds_for
 from phrasebox.stages.model.catalog import CATALOG
+from phrasebox.stages.model.checkpoints.dual_encoders import DUAL_ENCODERS, REFUSED
 from phrasebox.stages.model.config import ModelConfig, TowerKind
+from phrasebox.stages.model.families import FAMILIES, Commercial, ModelFamily, family_of, family_of_folder
+from phrasebox.stages.model.vocabularies import vocabulary_of
 
 SUSPECTS: Final = (
     "A model with random weights looks like this. Check that the weights belong to this architecture, and that "
@@ -38,10 +42,13 @@ models = typer.Typer(
 
 @models.callback()
 def list_models(context: typer.Context, as_json: AsJson = False) -> None:
-    """List the models that come with phrasebox and every name of open_clip: image tower, input, and fitting explainers.
+    """List the models that come with phrasebox, every name of open_clip, and the folders of transformers that load.
 
-    Decided from the configurations alone: nothing is built, read or downloaded. Names that cannot be explained come
-    last, with the reason.
+    Columns: image tower, input, image tokens, longest text, memory of the words, languages and licences. Where a name
+    has several licences, the tag decides: a table of families says how. The card of the weights has the last word.
+
+    Decided from the configurations alone: nothing is built, read or downloaded. What cannot be explained comes last,
+    with the reason.
 
     \b
     phrasebox models
@@ -56,35 +63,93 @@ def list_models(context: typer.Context, as_json: AsJson = False) -> None:
         return
     say(console, *(f"{name} {entry.about}" for name, entry in CATALOG.items()))
     say(console, "All others are open_clip's: --model NAME/TAG downloads the weights of a tag.")
-    table = Table("model", "image tower", "input", "tokens")
-    refused = Table("model", "why it cannot be explained")
-    fitting = Table("image tower", "explain.kind")
-    kinds_by_tower: dict[str, list[str]] = {}
-    for row in rows:
-        if row.tower is None or row.explainers is None:
-            refused.add_row(row.model, row.refused)
-        else:
-            tower = row.tower.replace("_", " ")
-            table.add_row(row.model, tower, f"{row.input_px} px", f"{row.grid} x {row.grid}")
-            kinds_by_tower[tower] = row.explainers
-    for tower, kinds in kinds_by_tower.items():
-        fitting.add_row(tower, ", ".join(map(EXPLAINERS.label, kinds)))
-    for part in (table, fitting, refused):
+    for part in (
+        _table_of_models(rows),
+        _table_of_explainers(rows),
+        _table_of_families(),
+        _table_of_refusals(rows),
+    ):
         for column in part.columns:
             column.overflow = "fold"
         console.print(part)
     say(console, *EXPLAINERS.load_all()[1])
 
 
+def _table_of_models(rows: Sequence[ModelRow]) -> Table:
+    table = Table("model", "image tower", "input", "grid", "text tokens", "words", "languages", "licence")
+    table.columns[0].min_width = 18
+    for row in rows:
+        if row.refused is None:
+            table.add_row(
+                row.model,
+                (row.tower or "by its files").replace("_", " "),
+                "" if row.input_px is None else f"{row.input_px} px",
+                "" if row.grid is None else f"{row.grid} x {row.grid}",
+                "" if row.text_tokens is None else str(row.text_tokens),
+                "" if row.vocabulary_bytes is None else f"{row.vocabulary_bytes / 1e6:,.0f} MB",
+                ", ".join(dict.fromkeys(part.languages for part in row.weights)),
+                ", ".join(dict.fromkeys(part.licence for part in row.weights)),
+            )
+    return table
+
+
+def _table_of_explainers(rows: Sequence[ModelRow]) -> Table:
+    table = Table("image tower", "explain.kind")
+    kinds_by_tower = {row.tower: row.explainers for row in rows if row.tower and row.explainers}
+    for tower, kinds in kinds_by_tower.items():
+        table.add_row(tower.replace("_", " "), ", ".join(map(EXPLAINERS.label, kinds)))
+    return table
+
+
+def _table_of_families() -> Table:
+    table = Table(
+        "weights of", "licence", "commercial use", "languages", "names, or model_type of a folder"
+    )
+    for family in FAMILIES:
+        names = [*family.weights, *(f"folder: {model_type}" for model_type in family.model_types)]
+        table.add_row(family.name, family.licence, family.commercial, family.languages, ", ".join(names))
+    return table
+
+
+def _table_of_refusals(rows: Sequence[ModelRow]) -> Table:
+    table = Table("model", "why it cannot be explained")
+    for row in rows:
+        if row.refused is not None:
+            table.add_row(row.model, row.refused)
+    return table
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelRow:
-    """A model and what can explain it; for a model that nothing explains, all but the reason is None.
+class WeightsRow:
+    """Pretrained weights of a model, or those of a folder of transformers.
 
     Attributes:
-        model: Name of the model.
-        tower: Kind of its image tower.
+        tag: open_clip's tag; None for a bundled model and for a folder.
+        family: Name of their family.
+        licence: Licence, as the family's card says.
+        commercial: Whether the licence allows commercial use.
+        languages: Languages of the texts that they were trained with.
+    """
+
+    tag: str | None = None
+    family: str
+    licence: str
+    commercial: Commercial
+    languages: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRow:
+    """A model and what can explain it; for a model that nothing explains, the tower and what follows from it are None.
+
+    Attributes:
+        model: Name of the model, or `folder: ` and the `model_type` of its `config.json`.
+        tower: Kind of its image tower; None for a folder, whose files say it.
         input_px: Side of its images.
-        grid: Tokens a side.
+        grid: Image tokens a side.
+        text_tokens: Tokens of the longest text; None where the folder says it.
+        vocabulary_bytes: Memory of the table of its words, in float32.
+        weights: Its pretrained weights.
         explainers: Kinds of explainers that are defined on it.
         refused: Why none is.
     """
@@ -93,41 +158,65 @@ class ModelRow:
     tower: TowerKind | None = None
     input_px: int | None = None
     grid: int | None = None
+    text_tokens: int | None = None
+    vocabulary_bytes: int | None = None
+    weights: list[WeightsRow] = field(default_factory=list)
     explainers: list[str] | None = None
     refused: str | None = None
 
 
 def model_rows() -> list[ModelRow]:
-    """List the bundled models, then every name of open_clip in its order."""
+    """List the bundled models, every name of open_clip in its order, and the folders of transformers."""
     # torch and open_clip take seconds to import, which --help does not wait for.
     import open_clip  # noqa: PLC0415
+
+    rows = [_row_of_name(name) for name in (*CATALOG, *open_clip.list_models())]
+    for model_type, kind in DUAL_ENCODERS.items():
+        family = family_of_folder(model_type)
+        weights = [] if family is None else [_weights_row(family)]
+        rows.append(ModelRow(model=f"folder: {model_type}", text_tokens=kind.most_tokens, weights=weights))
+    return rows + [ModelRow(model=f"folder: {name}", refused=reason) for name, reason in REFUSED.items()]
+
+
+def _row_of_name(name: str) -> ModelRow:
+    import open_clip  # noqa: PLC0415  as in model_rows
 
     from phrasebox.stages.model.describe import describe  # noqa: PLC0415
     from phrasebox.stages.model.towers.plan import SUPPORTED, plan_of  # noqa: PLC0415
 
-    rows: list[ModelRow] = []
-    for name in (*CATALOG, *open_clip.list_models()):
-        try:
-            is_bundled = name in CATALOG
-            model = (
-                describe(ModelConfig(name=name)).architecture
-                if is_bundled
-                else open_clip.get_model_config(name)
-            )
-            plan = plan_of(model)
-        except (ConfigError, WeightsError) as error:
-            rows.append(ModelRow(model=name, refused=str(error).removesuffix(f". {SUPPORTED}")))
-        else:
-            rows.append(
-                ModelRow(
-                    model=name,
-                    tower=plan.kind,
-                    input_px=plan.size_px,
-                    grid=plan.grid,
-                    explainers=kinds_for(plan.kind),
-                )
-            )
-    return rows
+    tags = [None] if name in CATALOG else open_clip.list_pretrained_tags_by_model(name)
+    families = {tag: family_of(name if tag is None else f"{name}/{tag}") for tag in tags}
+    weights = [_weights_row(family, tag) for tag, family in families.items() if family is not None]
+    try:
+        model = (
+            describe(ModelConfig(name=name)).architecture
+            if name in CATALOG
+            else open_clip.get_model_config(name)
+        )
+        plan = plan_of(model)
+    except (ConfigError, WeightsError) as error:
+        return ModelRow(model=name, weights=weights, refused=str(error).removesuffix(f". {SUPPORTED}"))
+    vocabulary = vocabulary_of(model["text_cfg"])
+    return ModelRow(
+        model=name,
+        tower=plan.kind,
+        input_px=plan.size_px,
+        grid=plan.grid,
+        text_tokens=None if vocabulary is None else vocabulary.context,
+        vocabulary_bytes=None if vocabulary is None else vocabulary.size_bytes,
+        weights=weights,
+        explainers=kinds_for(plan.kind),
+    )
+
+
+def _weights_row(family: ModelFamily, tag: str | None = None) -> WeightsRow:
+    return WeightsRow(
+        tag=tag,
+        family=family.name,
+        licence=family.licence,
+        commercial=family.commercial,
+        languages=family.languages,
+    )
 
 
 CheckedModel = Annotated[

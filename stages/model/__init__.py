@@ -5,6 +5,7 @@
     module, load          a description -> open_clip's module -> a `clip.ClipModel`
     clip, tokenizer       the model as explainers use it; embeddings of texts
     vocabulary            which file holds a model's vocabulary
+    families, vocabularies  licences and languages of weights; text limits, memory of words
     hub, device           downloads; the device, its precisions and copies to it
     towers/plan           the kind of an image tower, by its configuration alone
     towers/from_open_clip a tower of open_clip, `from_timm` of timm -> `vision`, `text`, `pooled`

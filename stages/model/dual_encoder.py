@@ -84,7 +84,7 @@ def architecture_of_dual_encoder(settings: Json) -> Json:
     config = _config(settings, kind)
     text = config.text_config
     positions = int(text.max_position_embeddings)
-    if kind.classes == "AltCLIP":  # positions of words begin behind that of padding
+    if kind.skips_positions:
         positions -= int(text.pad_token_id) + 1
     architecture: Json = {
         "embed_dim": _embed_dim(config),
@@ -94,13 +94,13 @@ def architecture_of_dual_encoder(settings: Json) -> Json:
             "kind": _tower_kind(config.vision_config),
         },
         "text_cfg": {
-            "context_length": min(kind.most_tokens, positions),
+            "context_length": min(kind.most_tokens or positions, positions),
             "vocab_size": int(text.vocab_size),
             "counts_padding": kind.counts_padding,
             "lower_case": kind.lower_case,
         },
     }
-    if kind.classes == "MetaClip2":
+    if kind.needs_end:
         architecture["text_cfg"]["end_token"] = text.eos_token_id
     return architecture
 

@@ -17,14 +17,19 @@ class DualEncoderKind:
 
     Attributes:
         classes: Beginning of the names of its classes in transformers, as in `Tipsv2Model`.
-        most_tokens: Tokens of the longest text that it was trained with.
+        most_tokens: Tokens of the longest text that it was trained with, where it has more
+            positions; None where its `config.json` has as many.
+        skips_positions: Whether positions of words begin behind that of padding.
+        needs_end: Whether the token that ends a text makes its embedding.
         counts_padding: Whether the embedding of a text depends on the tokens that fill it up.
         lower_case: Whether it was trained on texts without capitals, which its tokenizer need not know.
         images: open_clip's `preprocess_cfg` without a `preprocessor_config.json`.
     """
 
     classes: str
-    most_tokens: int
+    most_tokens: int | None = None
+    skips_positions: bool = False
+    needs_end: bool = False
     counts_padding: bool = False
     lower_case: bool = False
     images: Json = field(default_factory=dict)
@@ -36,13 +41,13 @@ class DualEncoderKind:
 
 
 DUAL_ENCODERS: Final[dict[str, DualEncoderKind]] = {
-    "metaclip_2": DualEncoderKind(classes="MetaClip2", most_tokens=77),
-    "siglip2": DualEncoderKind(
-        classes="Siglip2", most_tokens=64, counts_padding=True, lower_case=True, images=_HALF
-    ),
-    "tipsv2": DualEncoderKind(classes="Tipsv2", most_tokens=64, images=_PLAIN),
+    "metaclip_2": DualEncoderKind(classes="MetaClip2", needs_end=True),
+    "siglip2": DualEncoderKind(classes="Siglip2", counts_padding=True, lower_case=True, images=_HALF),
+    "tipsv2": DualEncoderKind(classes="Tipsv2", images=_PLAIN),
+    # 512 positions of BERT. The authors' `cn_clip.clip.tokenize` says that all of their models use 52.
     "chinese_clip": DualEncoderKind(classes="ChineseCLIP", most_tokens=52),
-    "altclip": DualEncoderKind(classes="AltCLIP", most_tokens=77),
+    # 512 positions of XLM-R. Its teacher is CLIP, with 77, to which code around the authors' processor cuts.
+    "altclip": DualEncoderKind(classes="AltCLIP", most_tokens=77, skips_positions=True),
 }
 """`model_type` of a `config.json` -> the kind. Both vision towers of SigLIP 2 exist: fixed sizes are `siglip`."""
 

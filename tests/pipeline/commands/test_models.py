@@ -15,6 +15,7 @@ from phrasebox.pipeline.evaluate.evaluation import evaluate_dataset
 from phrasebox.pipeline.evaluate.evaluation_set import open_evaluation_set
 from phrasebox.pipeline.run.run import run
 from phrasebox.stages.contract.errors import ConfigError
+from phrasebox.stages.model.checkpoints.dual_encoders import DUAL_ENCODERS, REFUSED
 from phrasebox.stages.model.config import OWN_MODELS
 from phrasebox.stages.model.load import from_open_clip
 from phrasebox.stages.truth import read_truth
@@ -77,15 +78,42 @@ def listed() -> dict[str, Json]:
 
 
 def test_every_name_of_open_clip_is_supported_or_refused_with_the_reason(listed: dict[str, Json]) -> None:
-    assert list(listed) == [*OWN_MODELS, *open_clip.list_models()]
-    for row in listed.values():
+    names = [*OWN_MODELS, *open_clip.list_models()]
+    assert list(listed)[: len(names)] == names
+    for row in (listed[name] for name in names):
         if row["refused"] is None:
             assert row["explainers"]
             assert row["input_px"] % row["grid"] == 0
+            assert row["text_tokens"] > 0
+            assert row["vocabulary_bytes"] > 1e5
         else:
             assert row["refused"].startswith("the image tower ")
             assert row["tower"] is row["explainers"] is None
-    assert sum(row["refused"] is not None for row in listed.values()) < 15
+    assert sum(listed[name]["refused"] is not None for name in names) < 15
+
+
+def test_folders_of_transformers_are_listed_with_their_licence_or_the_reason(
+    listed: dict[str, Json],
+) -> None:
+    for model_type in DUAL_ENCODERS:
+        [weights] = listed[f"folder: {model_type}"]["weights"]
+        assert weights["licence"]
+    for model_type, reason in REFUSED.items():
+        assert listed[f"folder: {model_type}"]["refused"] == reason
+
+
+def test_every_tag_has_its_licence(listed: dict[str, Json]) -> None:
+    tags = {f"{row['model']}/{part['tag']}": part for row in listed.values() for part in row["weights"]}
+    assert {f"{name}/{tag}" for name, tag in open_clip.list_pretrained()} <= tags.keys()
+    assert tags["ViT-B-16/openai"]["commercial"] == "see its card"
+    assert tags["ViT-B-16/metaclip_400m"]["commercial"] == "no"
+    assert tags["ViT-B-16/laion2b_s34b_b88k"]["commercial"] == "yes"
+
+
+def test_long_texts_and_large_vocabularies_show(listed: dict[str, Json]) -> None:
+    assert listed["PE-Core-B-16"]["text_tokens"] == 32
+    assert listed["ViT-B-16-SigLIP2"]["text_tokens"] == 64
+    assert listed["ViT-H-14-worldwide"]["vocabulary_bytes"] == 901_629 * 1024 * 4
 
 
 def test_the_matrix_is_a_table_for_people() -> None:
@@ -95,7 +123,15 @@ def test_the_matrix_is_a_table_for_people() -> None:
     assert first.startswith("demo was trained on synthetic scenes")
     assert second.startswith("photo is a small model for photographs")
     text = " ".join(result.output.split())
-    for words in ("RN50-quickgelu", "why it cannot be explained", "coca_ViT-B-32", "CoCa"):
+    for words in (
+        "RN50-quickgelu",
+        "why it cannot be explained",
+        "coca_ViT-B-32",
+        "CoCa",
+        "licence",
+        "CC-BY-NC-4.0",
+        "folder: blip",
+    ):
         assert words in text
 
 

@@ -3,19 +3,21 @@
 import copy
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from phrasebox.stages.explain import EXPLAINERS, kinds_for
 from phrasebox.stages.explain.grad_eclip import GradEclip, GradEclipConfig
 from phrasebox.stages.model.load import from_open_clip
 from tests.closeness import assert_close
 from tests.factories import TOWERS, tiny_resnet
 from tests.stages.explain.models import module_of, tokenizer
 
-AVERAGED = ("ConvNeXt", "timm, averaged patches")
+AVERAGED = ("ConvNeXt", "timm, averaged patches", "MobileCLIP 2, convolutions")
 POOLED = [name for name in TOWERS if name not in ("class token", *AVERAGED)]
 TEXTS = ["red car", "two dogs"]
 
@@ -114,7 +116,15 @@ def test_positions_of_a_resnet_are_resized_bilinearly() -> None:
 
 @pytest.mark.parametrize(
     ("name", "shift_px"),
-    {"class token": 0.0, "ResNet": -0.5, "timm, positions": -8.5, "timm, SAME": 15.5}.items(),
+    {
+        "class token": 0.0,
+        "ResNet": -0.5,
+        "timm, positions": -8.5,
+        "timm, SAME": 15.5,
+        "PE-Core": 0.0,
+        "MobileCLIP 2, transformer": 0.0,
+        "MobileCLIP 2, convolutions": -31.5,
+    }.items(),
 )
 def test_tokens_are_where_their_receptive_fields_are(name: str, shift_px: float) -> None:
     """Pixels by which the gradient of a token lies beside the centre of its cell, where all kernels are means.
@@ -125,12 +135,45 @@ def test_tokens_are_where_their_receptive_fields_are(name: str, shift_px: float)
     assert tower_of(name)[0].placement.shift_px == shift_px
 
 
+@pytest.mark.parametrize(
+    ("name", "network", "options"),
+    [
+        ("SigLIP", "test_vit", {"num_classes": 0}),
+        ("PE-Core", "small_pe_core_patch16_64", {"num_classes": 48}),
+        ("MobileCLIP 2, transformer", "small_mci_64", {"num_classes": 48}),
+    ],
+)
 @pytest.mark.parametrize(("rows", "columns"), [(4, 4), (3, 7)])
-def test_a_transformer_of_timm_takes_other_sizes_as_its_own_option_does(rows: int, columns: int) -> None:
-    tower, model = tower_of("SigLIP")
-    rgb = pixels("SigLIP", rows, columns)
-    other = timm.create_model("test_vit", global_pool="map", num_classes=0, dynamic_img_size=True)
+def test_a_transformer_of_timm_takes_other_sizes_as_its_own_option_does(
+    name: str, network: str, options: dict[str, int], rows: int, columns: int
+) -> None:
+    tower, model = tower_of(name)
+    rgb = pixels(name, rows, columns)
+    pool = model.visual.trunk.global_pool
+    other = timm.create_model(network, global_pool=pool, dynamic_img_size=True, **options)
     other.load_state_dict(model.visual.trunk.state_dict())
     with torch.no_grad():
         expected = other.eval()(tower.normalise(rgb))
     assert_close(tower.encode(rgb), expected)
+
+
+def test_a_convolution_network_takes_other_sizes_as_it_is() -> None:
+    name = "MobileCLIP 2, convolutions"
+    tower, model = tower_of(name)
+    rgb = pixels(name, 3, 5)
+    with torch.no_grad():
+        expected = model.encode_image(tower.normalise(rgb))
+    assert_close(tower.encode(rgb), expected)
+
+
+@pytest.mark.parametrize("name", [name for name in TOWERS if name.startswith(("PE-Core", "MobileCLIP 2"))])
+def test_every_explainer_that_fits_has_maps(name: str) -> None:
+    clip = from_open_clip(module_of(name), tokenizer, TOWERS[name][1])
+    rgb = pixels(name, 3, 5, 1).numpy()
+    for kind in kinds_for(clip.tower.kind):
+        explainer = EXPLAINERS[kind]
+        [maps] = explainer(explainer.config_type(), clip).explain(rgb, [TEXTS])
+        for heat_map in maps:
+            assert heat_map.values.shape == (3, 5), kind
+            assert np.isfinite(heat_map.values).all(), kind
+            assert heat_map.values.any() != bool(heat_map.fault), kind

@@ -18,8 +18,10 @@ TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "lay
 
 NAMES = (
     "RN50", "RN50x4", "convnext_base_w", "convnext_large_d", "ViTamin-S",
-    "MobileCLIP-S1", "MobileCLIP-B", "ViT-B-16-SigLIP", "ViT-B-16-SigLIP2-384", "PE-Core-T-16-384", "EVA02-B-16",
-    "ViT-L-14-CLIPA", "ViT-B-16",
+    "MobileCLIP-S1", "MobileCLIP-B", "MobileCLIP2-S0", "MobileCLIP2-S2", "MobileCLIP2-B", "MobileCLIP2-S3",
+    "MobileCLIP2-S4", "MobileCLIP2-L-14", "ViT-B-16-SigLIP", "ViT-B-16-SigLIP2-384",
+    "PE-Core-T-16-384", "PE-Core-S-16-384", "PE-Core-B-16", "PE-Core-L-14-336",
+    "EVA02-B-16", "ViT-L-14-CLIPA", "ViT-B-16",
 )  # fmt: skip
 
 
