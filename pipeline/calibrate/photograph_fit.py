@@ -43,10 +43,11 @@ class PhotographFit:
     model: str | None
     settings: Sequence[str]
 
-    def write(self, out: Path | None, console: Console) -> tuple[CalibrationFigures, Path]:
+    def write(self, out: Path | None, console: Console) -> tuple[CalibrationFigures, Path | None]:
         """Make the dataset, fit the calibration, and return its figures and its file.
 
-        out: The file; None puts it where runs with `regions.calibration: auto` find it.
+        out: The file; None puts it where runs with `regions.calibration: auto` find it. There it is kept only if its
+            scores are shown to tell right regions from wrong ones; the file is None if they are not.
 
         Raise InputError for a folder that lacks a part, ConfigError for a setting that cannot be used, and as
         `run` and `write_calibration`.
@@ -76,12 +77,16 @@ class PhotographFit:
                 "model.name": self.model,
             },
         )
-        run(config, console)
+        with console.status(f"making heat maps, in {work}"):
+            run(config)
         evaluation_set = open_evaluation_set(work / "dataset", self.photographs / "truth.json")
         file = work / "calibration.json"
         figures = write_calibration(evaluation_set, file, console)
-        place = folder / cache_name(read_calibration(file).made_with) if out is None else out
-        file.replace(place)
+        place = out
+        if out is None and figures.gain.low > 0:
+            place = folder / cache_name(read_calibration(file).made_with)
+        if place is not None:
+            file.replace(place)
         shutil.rmtree(work)
         return figures, place
 

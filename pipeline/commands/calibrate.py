@@ -169,9 +169,12 @@ def print_reviewed(figures: ReviewFitFigures, out: Path, console: Console) -> No
 
 
 def print_calibration(
-    figures: CalibrationFigures, out: Path, console: Console, *, is_known: bool = False
+    figures: CalibrationFigures, out: Path | None, console: Console, *, is_known: bool = False
 ) -> None:
-    """Print the table for people. is_known: Whether later runs find the calibration by themselves."""
+    """Print the table for people.
+
+    out: The file; None if it is not kept. is_known: Whether later runs find it by themselves.
+    """
     table = Table("figure, on images not fitted to", "value", "95 % interval")
     rows = {
         "calibration_error": figures.calibration_error,
@@ -189,6 +192,9 @@ def print_calibration(
         say(console, box_verdict(figures.box_gain))
     gain = figures.gain
     verdict = replacement_verdict(gain, "calibration") if figures.replaces else calibration_verdict(gain)
+    if out is None:
+        say(console, verdict, "The calibration is not kept; --out FILE.json keeps it.")
+        return
     if is_known:
         say(console, f"calibration in {out}; later runs of the model with these settings take it", verdict)
         return

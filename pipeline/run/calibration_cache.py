@@ -29,9 +29,14 @@ def calibration_folder() -> Path | None:
 def cached_calibrations(model_fingerprint: str) -> list[Path]:
     """Return the user's calibrations for the weights with a fingerprint."""
     folder = calibration_folder()
-    return [] if folder is None else sorted(folder.glob(f"{model_fingerprint}-*.json"))
+    return [] if folder is None else sorted(folder.glob(f"{_file_part(model_fingerprint)}-*.json"))
 
 
 def cache_name(basis: Mapping[str, Any]) -> str:
     """Return the name of the file of a calibration that is made with a basis, see `calibration_basis`."""
-    return f"{basis['model']}-{sha256(json.dumps(basis, sort_keys=True).encode()).hexdigest()[:16]}.json"
+    return f"{_file_part(basis['model'])}-{sha256(json.dumps(basis, sort_keys=True).encode()).hexdigest()[:16]}.json"
+
+
+def _file_part(fingerprint: str) -> str:
+    """Return a fingerprint as file systems take it."""
+    return fingerprint.replace(":", "-")

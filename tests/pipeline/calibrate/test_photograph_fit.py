@@ -1,11 +1,13 @@
 """From captioned photographs with boxes to a calibration that later runs find by themselves."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks import calibrations
-from phrasebox.pipeline.calibrate import presence, truth_fit
+from phrasebox.pipeline.calibrate import photograph_fit, presence, truth_fit
 from phrasebox.pipeline.run import calibration_cache
 from phrasebox.stages.scores.score import read_calibration
 from tests.build.datasets import manifest_of
@@ -26,16 +28,28 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+def judge(monkeypatch: pytest.MonkeyPatch, low: float) -> None:
+    """Let the lower end of the gain be another: some twenty scenes are too few to show one."""
+    write = photograph_fit.write_calibration
+
+    def write_judged(*arguments: Any) -> Any:
+        figures = write(*arguments)
+        return replace(figures, gain=replace(figures.gain, low=low))
+
+    monkeypatch.setattr(photograph_fit, "write_calibration", write_judged)
+
+
 def test_later_runs_find_the_calibration_by_weights_and_settings(
-    drawn: Path, tmp_path: Path, cache: Path
+    drawn: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    judge(monkeypatch, 0.01)
     code, text, errors = called("calibrate", "--model", "demo", "--photographs", drawn)
     assert code == 0, errors
     [file] = cache.iterdir()  # the dataset between is gone
     assert str(file) in text.replace("\n", "")
     assert "later runs of the model with these settings take it" in text.replace("\n", " ")
     own = read_calibration(file)
-    assert file.name.startswith(own.made_with["model"])
+    assert file.name.startswith(own.made_with["model"].replace(":", "-"))
 
     _, said = run_aloud(config_of(drawn, output={"path": str(tmp_path / "same")}))
     assert manifest_of(tmp_path / "same")["calibration"] == own.digest
@@ -43,6 +57,17 @@ def test_later_runs_find_the_calibration_by_weights_and_settings(
     other = config_of(drawn, regions={"min_area_px": 17}, output={"path": str(tmp_path / "other")})
     run_aloud(other)
     assert manifest_of(tmp_path / "other")["calibration"] is None
+
+
+def test_one_that_is_not_shown_to_help_is_not_kept(
+    drawn: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge(monkeypatch, -0.01)
+    code, text, errors = called("calibrate", "--model", "demo", "--photographs", drawn)
+    assert code == 0, errors
+    assert "do not use it" in text.replace("\n", " ")
+    assert "not kept" in text.replace("\n", " ")
+    assert list(cache.iterdir()) == []
 
 
 @pytest.mark.slow
