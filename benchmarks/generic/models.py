@@ -105,7 +105,7 @@ def build_model(name: str, packages: Path, out: Path, lines: Path, images: Path)
     text_head.eval().requires_grad_(False)
     return ClipModel(
         name=name,
-        tower=_tower(recipe, trunk, image_head),
+        tower=tower_of(recipe, trunk, image_head),
         input=InputSpec(
             size_px=recipe.size_px, patch_px=recipe.stride_px, mean=(MEAN,) * 3, std=(STD,) * 3
         ),
@@ -120,7 +120,8 @@ def _embed_texts(head: TextHead, encode: SentenceEncoder, texts: Sequence[str]) 
     return embeddings
 
 
-def _tower(recipe: Recipe, trunk: FrozenTrunk, head: ImageHead) -> Tower:
+def tower_of(recipe: Recipe, trunk: FrozenTrunk, head: ImageHead) -> Tower:
+    """Return the tower of a trunk with a head: a transformer behind it, or a pool."""
     side = recipe.size_px // recipe.stride_px
     placement = Placement(stride_px=recipe.stride_px, shift_px=trunk.shift_px)
     if recipe.depth > 1:

@@ -166,7 +166,7 @@ def train_heads(
     return (
         image_head.eval().requires_grad_(False),
         text_head.eval().requires_grad_(False),
-        float(scales.phrases.exp()),
+        float(scales.phrases.detach().exp()),
     )
 
 
