@@ -54,9 +54,7 @@ TARGETS: Final = (
     ("photo", "no affinity"),
     ("photo 224", "grad_eclip"),
 )
-"""What is measured, by fits without its family. The margin is of the first four, which have the default explainer."""
-
-MARGIN_OF: Final = 4
+"""What is measured, by fits without its family."""
 
 
 class Maker:
@@ -127,7 +125,7 @@ class Maker:
     def publish(self, figures: Mapping[str, Json]) -> None:
         """Write the calibration where `regions.calibration: generic` finds it, with the margin of the figures."""
         calibration = self.generic_without("")
-        margin = margin_of([figures[", ".join(target)] for target in TARGETS[:MARGIN_OF]])
+        margin = margin_of([*figures.values()])
         calibration = calibration.model_copy(
             update={"made_from": {**calibration.made_from, "margin": margin}}
         )
