@@ -104,7 +104,7 @@ class Maker:
         file = self.fits / f"{model}, {explainer}, figures.json"
         if not file.is_file():
             family = model.partition(" ")[0].partition("-")[0]
-            generic, own = self.generic_without(family), self.own_fit(model, explainer)
+            generic, fit = self.generic_without(family), self.own_fit(model, explainer)
             figures: Json = {}
             for split in ("dev", "coco"):
                 source = self.source_of(model, explainer, split)
@@ -112,12 +112,12 @@ class Maker:
                 answers = {
                     "none": answer(source, None),
                     "generic": answer(source, fitted),
-                    "own": answer(source, own),
+                    "own": answer(source, fit),
                 }
                 figures[split] = {name: _figures(part, answers) for name, part in answers.items()}
                 if split == "dev":
-                    one = {"generic": answer(source, fitted, one_caption=True)}
-                    figures["dev, one caption"] = {"generic": _figures(one["generic"], one)}
+                    first = answer(source, fitted, one_caption=True)
+                    figures["dev, one caption"] = {"generic": _figures(first, {})}
             file.write_text(json.dumps(figures, indent=1), encoding="utf-8")
         values: Json = json.loads(file.read_text(encoding="utf-8"))
         return values

@@ -93,14 +93,14 @@ def answer(source: Source, calibration: Calibration | None, *, one_caption: bool
             if query.target is None:
                 continue
             boxes = query.target.boxes_xywh_px
-            found = [] if query.phrase_index is None else answers[query.phrase_index]
-            is_hit = [is_right(region.box_xywh_px, boxes) for region, _ in found]
+            regions_of_phrase = [] if query.phrase_index is None else answers[query.phrase_index]
+            is_hit = [is_right(region.box_xywh_px, boxes) for region, _ in regions_of_phrase]
             images.append(query.image)
             hits.append(any(is_hit))
             if (query.phrase, boxes) in judged:
                 continue
             judged.add((query.phrase, boxes))
-            for (_, evidence), right in zip(found, is_hit, strict=True):
+            for (_, evidence), right in zip(regions_of_phrase, is_hit, strict=True):
                 score = (
                     evidence.score * (presences[query.phrase or ""] or 1.0)
                     if calibration is None

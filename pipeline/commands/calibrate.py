@@ -96,14 +96,14 @@ def calibrate(
     phrasebox calibrate --model ViT-B-16/laion2b_s34b_b88k --photographs coco/    for all later runs of the model
     """
     if photographs is not None:
-        _reject_others(
+        _reject_beside(
             "--photographs", {"DATASET": dataset, "--truth": truth, "--reviews": reviews or None}
         )
         fit = PhotographFit(photographs, model, settings)
         figures, place = fit.write(out, console)
         print_calibration(figures, place, console, is_known=out is None)
         return
-    _reject_others("a dataset", {"--model": model})
+    _reject_beside("a dataset", {"--model": model})
     if dataset is None:
         raise ConfigError("name a dataset, or photographs with --photographs", key="DATASET")
     if out is None:
@@ -133,9 +133,9 @@ def calibrate(
     print_calibration(figures, out, console)
 
 
-def _reject_others(choice: str, others: Mapping[str, object]) -> None:
+def _reject_beside(choice: str, arguments: Mapping[str, object]) -> None:
     """Raise ConfigError for an argument that is given and means nothing beside a choice."""
-    for key, value in others.items():
+    for key, value in arguments.items():
         if value is not None:
             raise ConfigError(f"it means nothing with {choice}: leave one of them out", key=key)
 
