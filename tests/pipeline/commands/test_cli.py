@@ -21,7 +21,7 @@ from phrasebox.pipeline.commands.options import OPTIONS
 from phrasebox.pipeline.commands.phrases import phrases_json
 from phrasebox.pipeline.dataset.folder import open_dataset
 from phrasebox.pipeline.dataset.selection import REGION_COLUMNS
-from phrasebox.stages.phrases.stage import PhrasesConfig
+from phrasebox.stages.phrases.config import PhrasesConfig
 from tests.build.datasets import manifest_of
 from tests.build.files import write_json
 from tests.messages import assert_message
