@@ -77,7 +77,7 @@ def _is_determiner(caption: ParsedCaption, index: int, *, is_first: bool) -> boo
     if caption.tags[index] in _DETERMINER_TAGS:
         return is_first or word in grammar.determiners  # "un lac", where the tagger takes both for articles
     # A preposition that is part of a determiner begins no phrase: "des" for "de les".
-    return word in grammar.determiners and caption.tags[index] in ("IN", "PRP") and word not in grammar.of
+    return word in grammar.determiners and caption.tags[index] == "IN" and word not in grammar.of
 
 
 def _skip_adjectives(caption: ParsedCaption, index: int, lists: WordLists) -> int:

@@ -126,17 +126,18 @@ def _link(
     """Return how a noun phrase belongs to the one before it: over "of", or as its part; None if it does not."""
     grammar = caption.grammar
     between = caption.words[left.end : right.reach]
-    has_determiner = caption.tags[right.start] in _DETERMINER_TAGS
+    has_determiner = caption.tags[right.reach] in _DETERMINER_TAGS
+    first = caption.words[right.reach]  # "une bougie à gauche du bus", of which only the bus is left
     head = caption.words[right.head]
     match between:
         case [word] if word in grammar.of:
             return "of"
         case [word] if word in grammar.joins_bare and not has_determiner:
-            return None if head in grammar.joined_to_none else "part"
+            return None if {first, head} & grammar.joined_to_none else "part"
         case [word] if word in grammar.joins_materials and not has_determiner:
             return "part" if head in grammar.materials else None
         case [] if grammar.genitives:
-            is_genitive = has_determiner and caption.words[right.start] in grammar.genitives
+            is_genitive = has_determiner and first in grammar.genitives
             is_counted = not has_determiner and caption.lemma(left.head) in lists.quantity
             return "of" if is_genitive or is_counted else None
     return None

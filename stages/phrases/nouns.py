@@ -43,7 +43,7 @@ class NounLists:
         for section, entry in entries_of(text):
             name, _, lemmas = entry.partition(":")
             if section == "words":
-                self.words[name].update(lemmas.split())
+                self.words[name].update(lemmas.casefold().split())  # as the texts of phrases
                 continue
             way, *marks = name.split()
             for lemma in lemmas.split():

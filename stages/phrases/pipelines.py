@@ -52,11 +52,7 @@ def load_pipeline(name: str, language: str) -> Any:
         with use_ops("numpy", use_blis=threads != "1"):
             nlp = spacy.load(name, exclude=_NOT_NEEDED)
     except (OSError, ImportError) as error:  # some languages need a library of their own
-        installed = ", ".join(sorted(spacy.util.get_installed_models())) or "none"
-        raise ConfigError(
-            f"no spaCy pipeline {name!r} here (installed: {installed}). Install it: {how_to_install(name)}",
-            key=KEY,
-        ) from error
+        raise ConfigError(f"no spaCy pipeline {name!r} here: {how_to_install(name)}", key=KEY) from error
     _check_parts(nlp, name, language)
     if language == ENGLISH_CODE:
         if nlp.get_pipe("lemmatizer").mode == "rule":

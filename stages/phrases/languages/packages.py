@@ -35,7 +35,6 @@ SPACY_LANGUAGES: Final = {
     "ms": SpacyLanguage("Malay", None),
     "nb": SpacyLanguage("Norwegian", "nb_core_news_sm"),
     "nl": SpacyLanguage("Dutch", "nl_core_news_sm"),
-    "pl": SpacyLanguage("Polish", "pl_core_news_sm"),
     "pt": SpacyLanguage("Portuguese", "pt_core_news_sm"),
     "sv": SpacyLanguage("Swedish", "sv_core_news_sm"),
     "tr": SpacyLanguage("Turkish", None),

@@ -186,7 +186,7 @@ ERRORS = [
     "run --set 'input={kind: jsonl, path: a}' --max-error-share 10%",
     "phrases none.txt",
     "phrases - --set max_phrase=3",
-    "phrases - --set spacy_model=xx_none",
+    "phrases - --set spacy_models.en=xx_none",
     f"{EXPLAIN} none.jpg --phrase dog --out a.npz",
     f"{EXPLAIN} text.jpg --phrase dog --out a.npz",
     f"{EXPLAIN} text.jpg --phrase ' ' --out a.npz",
