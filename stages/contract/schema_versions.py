@@ -41,12 +41,12 @@ def _name_pipelines(manifest: Json) -> Json:
     phrases = config.get("phrases") if isinstance(config, dict) else None
     if config is None or not isinstance(phrases, dict) or "spacy_model" not in phrases:
         return manifest
-    others = {key: value for key, value in phrases.items() if key != "spacy_model"}
+    settings = {key: value for key, value in phrases.items() if key != "spacy_model"}
     package = phrases["spacy_model"]
     models = {} if package == _ENGLISH_PACKAGE else {"en": package}
     return {
         **manifest,
-        "config": {**config, "phrases": {**others, "language": "en", "spacy_models": models}},
+        "config": {**config, "phrases": {**settings, "language": "en", "spacy_models": models}},
     }
 
 

@@ -104,8 +104,9 @@ class PhrasesConfig(BaseModel, extra="forbid", frozen=True):
 
     def package_of(self, language: str) -> str | None:
         """Return the spaCy pipeline of a language; None if none is named, and spaCy publishes none."""
-        known = SPACY_LANGUAGES.get(language)
-        return self.spacy_models.get(language) or (None if known is None else known.package)
+        spacy_language = SPACY_LANGUAGES.get(language)
+        package = None if spacy_language is None else spacy_language.package
+        return self.spacy_models.get(language, package)
 
     @property
     def packages(self) -> tuple[str, ...]:

@@ -51,12 +51,12 @@ def foreign_language(text: str, parser_language: str) -> str | None:
 
     It takes 0.03 ms a caption. `parser_language` is spaCy's code, such as "en".
     """
-    own = _NAME_IN_MODEL.get(parser_language, parser_language)
-    if parser_language not in LANGUAGES or identifier().classify(text)[0] in (own, _NO_LANGUAGE):
+    name = _NAME_IN_MODEL.get(parser_language, parser_language)
+    if parser_language not in LANGUAGES or identifier().classify(text)[0] in (name, _NO_LANGUAGE):
         return None
     ranking: list[tuple[str, float]] = identifier().rank(text)
     language, score = ranking[0]
-    return _code_of(language) if score - dict(ranking)[own] > _MARGIN else None
+    return _code_of(language) if score - dict(ranking)[name] > _MARGIN else None
 
 
 def recognise_language(text: str, parsed: Collection[str]) -> str:
