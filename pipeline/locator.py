@@ -50,7 +50,6 @@ from phrasebox.stages.files.storage import absolute, open_file
 from phrasebox.stages.images.faults import DecodeLimits
 from phrasebox.stages.model.config import ModelConfig
 from phrasebox.stages.phrases.filters import normalise, tidy_words
-from phrasebox.stages.phrases.languages.grammar import ENGLISH_CODE
 
 if TYPE_CHECKING:
     from phrasebox.stages.model.clip import ClipModel
@@ -326,8 +325,7 @@ class Locator:
         image towers of CLIP and CustomTextCLIP. Models with CLIP's own vocabulary do not need
         `tokenizer`, the result of `open_clip.get_tokenizer`.
 
-        Raise ConfigError if the model is not supported, if its tokenizer has to be given, or if a
-        setting cannot be used.
+        Raise ConfigError if the model is not supported, its tokenizer is missing, or a setting is wrong.
         """
         from phrasebox.stages.model.load import from_open_clip  # noqa: PLC0415  it loads torch and open_clip
 
@@ -397,11 +395,9 @@ class Locator:
         phrases = []
         line_start = 0
         for text, record in zip(texts, records, strict=True):
-            (language,) = record.caption_languages or (ENGLISH_CODE,)
-            words = normalise(text, language) or tidy_words(text)
-            whole = Phrase(
-                text=words, caption_index=0, start=0, end=len(text), head=words, language=language
-            )
+            (code,) = record.caption_languages or ("en",)
+            words = normalise(text, code) or tidy_words(text)
+            whole = Phrase(text=words, caption_index=0, start=0, end=len(text), head=words, language=code)
             phrase = next((phrase for phrase in record.phrases if phrase.text == words), whole)
             embedded = tidy_words(text) if self._takes_texts_as_typed else words
             start = line_start + phrase.start

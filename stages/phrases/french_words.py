@@ -37,6 +37,9 @@ class FrenchWords:
         """Correct the parts of speech of a Doc in place, and return it."""
         for index, word in enumerate(doc.to_array("LOWER").tolist()):
             token = doc[index]
+            if token.lower_ == "en" and token.pos_ == "PRON" and _goes_on(token, "NOUN"):
+                token.pos_ = "ADP"  # "deux chiens en laisse"
+                continue
             before = doc[index - 1].pos_ if index else ""
             is_loose = before in ("DET", "NUM") or (before == "ADP" and token.pos_ in ("PRON", "ADV"))
             is_name = token.pos_ == "PROPN" and not token.is_lower

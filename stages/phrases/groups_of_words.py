@@ -111,12 +111,15 @@ def _is_head(caption: ParsedCaption, index: int, lists: WordLists, *, has_determ
     word = caption.words[index]
     if not any(letter.isalnum() for letter in word):
         return False
-    if not has_determiner and index and caption.tags[index - 1] == "PRP":
+    before = caption.tags[index - 1] if index else "."
+    if not has_determiner and before == "PRP":
         return False  # "une statue se | dresse"
+    if not has_determiner and index and before != "IN" and word in caption.grammar.verbs:
+        return False  # "un homme tranquillement | coupe du bois"
     if word in lists.colour and not has_determiner:
         is_object = word in lists.object_like_colour and tag in NOUN_TAGS  # "un bouquet de roses"
         return caption.is_worn(index) or is_object
-    if tag == "JJ" and index and caption.tags[index - 1] == "IN":
+    if tag == "JJ" and before == "IN":
         # "un groupe de touristes", where the tagger takes the noun for an adjective
         return not _ends_phrase(caption, index)
     return tag in (_HEADS_BEHIND_DETERMINER if has_determiner else NOUN_TAGS)

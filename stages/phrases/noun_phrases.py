@@ -20,6 +20,7 @@ from phrasebox.stages.phrases.repairs import repair_noun_phrases
 
 _PRONOUN_TAGS: Final = frozenset({"PRP", "PRP$", "DT", "PDT", "WDT", "WP", "EX", "CD", "CC", ",", "."})
 _DETERMINER_TAGS: Final = frozenset({"DT", "PRP$", "CD"})
+_VERB_TAGS: Final = frozenset({"VB", "VBG", "VBN"})
 _MAX_WORDS: Final = 30  # the longest phrase of Flickr30k Entities has 19; longer ones are lists of words
 
 CLOTHING: Final = "clothing"
@@ -169,13 +170,22 @@ def _names_an_object(caption: ParsedCaption, phrase: _JoinedPhrase, lists: WordL
     bare = end - start == 1 or (end - start == 2 and caption.tags[start] in {"DT", "PRP$"})
     if bare and start and f"{caption.words[start - 1]} {lemma}" in lists.drop:
         return False
-    if bare and (lemma in lists.bare or (lemma in lists.frame and caption.tags[start] != "PRP$")):
+    is_frame = lemma in lists.frame and not _is_made(caption, start, lemma)
+    if bare and (lemma in lists.bare or (is_frame and caption.tags[start] != "PRP$")):
         return False  # "her back" is an object, "the back" is not
     if end == head + 1 and word in lists.colour - lists.object_like_colour and not caption.is_worn(start):
         return False  # "two dogs, one brown"
     ending = caption.grammar.verbal_ending
     is_verbal = bool(ending) and word.endswith(ending) and word not in lists.thing_in_ing
     return not (end - start == 1 and is_verbal)
+
+
+def _is_made(caption: ParsedCaption, start: int, lemma: str) -> bool:
+    """Return whether somebody makes what a frame names: "prend des photos"."""
+    grammar = caption.grammar
+    if not start or lemma not in grammar.made:
+        return False
+    return caption.tags[start - 1] in _VERB_TAGS or caption.words[start - 1] in grammar.for_
 
 
 def _make_phrase(caption: ParsedCaption, phrase: _JoinedPhrase, lists: WordLists) -> ParsedPhrase:

@@ -41,6 +41,8 @@ FRENCH: Final = Grammar(
     several=_SEVERAL,
     of=words("de d' d\u2019 du des"),
     by=words("par"),
+    made=words("photo photographie image portrait"),
+    for_=words("pour"),
     joins_bare=words("à"),
     joined_to_none=words(
         "vélo moto cheval pied pieds genoux côté gauche droite travers terre table bord bicyclette"
@@ -66,7 +68,7 @@ FRENCH: Final = Grammar(
     ),
     has_adjectives_behind=True,
     postures=words(
-        "assis assise assises debout couché couchée couchés couchées allongé allongée allongés allongées"
+        "torse assis assise assises debout couché couchée couchés couchées allongé allongée allongés allongées"
         " accroupi accroupie accroupis accroupies agenouillé agenouillée agenouillés agenouillées penché penchée"
         " penchés penchées perché perchée perchés perchées appuyé appuyée appuyés appuyées adossé adossée adossés"
         " vêtu vêtue vêtus vêtues habillé habillée habillés habillées coiffé coiffée coiffés coiffées entouré"

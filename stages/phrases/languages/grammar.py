@@ -46,6 +46,8 @@ class Grammar:
         before_nouns: Adjectives that stand before their noun, where most stand behind it.
         adjectives: Adjectives that taggers take for nouns: "barbu".
         has_adjectives_behind: Whether adjectives stand behind their noun.
+        made: Nouns of the list "frame" that are objects behind a verb: "prend des photos".
+        for_: Words that stand for such a verb: "pose pour une photo".
         postures: Participles that say what somebody does, and end a phrase: "un homme assis".
         verbs: Finite verbs that taggers take for a noun or an adjective: "coupe".
         verbal_ending: The ending of words that name an action: "ing".
@@ -75,6 +77,8 @@ class Grammar:
     before_nouns: Words = frozenset()
     adjectives: Words = frozenset()
     has_adjectives_behind: bool = False
+    made: Words = frozenset()
+    for_: Words = frozenset()
     postures: Words = frozenset()
     verbs: Words = frozenset()
     verbal_ending: str = ""
