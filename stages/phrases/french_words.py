@@ -46,6 +46,8 @@ class FrenchWords:
             if is_name or not (token.pos_ in _OPEN or (token.pos_ in _CLOSED and is_loose)):
                 continue
             kind = _correction(self._kinds(word), token, doc[index - 1] if index else None)
+            if kind is None and token.pos_ == "ADJ" and self._is_present(token.lower_) and before != "DET":
+                kind = "VERB"
             if kind in (None, "VERB") and token.pos_ == "VERB":
                 if _is_finite(token):
                     token.set_morph("VerbForm=Fin")
@@ -54,6 +56,12 @@ class FrenchWords:
                 is_plural = kind == "NOUN" and self._strings[word][-1:] in ("s", "x")
                 token.set_morph("Number=Plur" if is_plural else "")
         return doc
+
+    def _is_present(self, word: str) -> bool:
+        """Return whether a word is the present of a verb in "-er", which the rules lack, and no adjective."""
+        infinitive = f"{word.removesuffix('nt')}r"
+        is_verb = word.endswith(("e", "ent")) and infinitive in self._index["verb"]
+        return is_verb and not self._is_listed(word, "adj")
 
     def _kinds_of(self, number: int) -> frozenset[str]:
         """Return the parts of speech that the lists know for a word."""
@@ -64,6 +72,7 @@ class FrenchWords:
         listed = self._index[kind]
         return (
             word in listed
+            or (kind == "noun" and word.removesuffix("s") in listed)
             or word in self._exceptions[kind]
             or any(
                 word.endswith(ending) and word.removesuffix(ending) + other in listed

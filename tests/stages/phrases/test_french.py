@@ -41,7 +41,7 @@ def phrases_in(nlp: Any, caption: str) -> list[Phrase]:
 
 @pytest.mark.parametrize(
     ("file", "least"),
-    [("entities_fr.txt", 0.90), ("entities_fr_tuning.txt", 0.97)],
+    [("entities_fr.txt", 0.88), ("entities_fr_tuning.txt", 0.97)],
     ids=["others", "tuning"],
 )
 def test_phrases_agree_with_the_mark_up_better_than_plain_noun_chunks(
