@@ -37,8 +37,9 @@ from phrasebox.stages.explain.config import GradEclipConfig
 from phrasebox.stages.explain.grad_eclip import GradEclip
 from phrasebox.stages.model.device import DTYPES, device_name, is_fast, pick_device
 from phrasebox.stages.model.load import from_open_clip
-from phrasebox.stages.phrases.noun_phrases import load_pipeline
-from phrasebox.stages.phrases.stage import PhrasesConfig, PhrasesStage
+from phrasebox.stages.phrases.config import PhrasesConfig
+from phrasebox.stages.phrases.pipelines import load_pipeline
+from phrasebox.stages.phrases.stage import PhrasesStage
 from phrasebox.stages.regions.config import RegionsConfig
 from phrasebox.stages.regions.stage import RegionsStage
 
@@ -199,7 +200,7 @@ def phrases(sizes: Sizes) -> Figures:
     ]
     stage = PhrasesStage(PhrasesConfig())
     stage.setup()
-    nlp = load_pipeline(stage.config.spacy_model)
+    nlp = load_pipeline(stage.config.packages[0], stage.config.language)
     records = [
         Record(sample=Sample(sample_id=str(i), source="bench", captions=(t,))) for i, t in enumerate(texts)
     ]

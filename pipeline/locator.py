@@ -242,6 +242,7 @@ class Locator:
             open_clip.
         explain: The `explain` section of a run, as a dict or as an explainer's settings.
         regions: The `regions` section of a run, as a dict or `RegionsConfig`.
+        phrases: The `phrases` section of a run, as in `{"language": "fr"}`.
         run: A run's configuration, for all that the other arguments leave out.
 
     Raises:
@@ -267,6 +268,7 @@ class Locator:
         *,
         explain: Section = None,
         regions: Section = None,
+        phrases: Section = None,
         run: RunConfig | None = None,
     ) -> None:
         values: Json = {} if run is None else dict(run)
@@ -279,6 +281,7 @@ class Locator:
         sections = {
             "explain": explain,
             "regions": regions,
+            "phrases": phrases,
             "model": section if loaded is None else None,
         }
         values |= {name: value for name, value in sections.items() if value is not None}
@@ -313,6 +316,7 @@ class Locator:
         *,
         explain: Section = None,
         regions: Section = None,
+        phrases: Section = None,
     ) -> Locator:
         """Return a locator for a model that `open_clip` has loaded, on the device that the model is on.
 
@@ -321,12 +325,11 @@ class Locator:
         image towers of CLIP and CustomTextCLIP. Models with CLIP's own vocabulary do not need
         `tokenizer`, the result of `open_clip.get_tokenizer`.
 
-        Raise ConfigError if the model is not supported, if its tokenizer has to be given, or if a
-        setting cannot be used.
+        Raise ConfigError if the model is not supported, its tokenizer is missing, or a setting is wrong.
         """
         from phrasebox.stages.model.load import from_open_clip  # noqa: PLC0415  it loads torch and open_clip
 
-        return cls(from_open_clip(model, tokenizer), explain=explain, regions=regions)
+        return cls(from_open_clip(model, tokenizer), explain=explain, regions=regions, phrases=phrases)
 
     def __call__(self, image: ImageLike, phrases: str | Sequence[str]) -> Located:
         """Compute the heat maps and regions of one or several phrases in an image.
@@ -392,8 +395,9 @@ class Locator:
         phrases = []
         line_start = 0
         for text, record in zip(texts, records, strict=True):
-            words = normalise(text) or tidy_words(text)
-            whole = Phrase(text=words, caption_index=0, start=0, end=len(text), head=words)
+            (code,) = record.caption_languages or ("en",)
+            words = normalise(text, code) or tidy_words(text)
+            whole = Phrase(text=words, caption_index=0, start=0, end=len(text), head=words, language=code)
             phrase = next((phrase for phrase in record.phrases if phrase.text == words), whole)
             embedded = tidy_words(text) if self._takes_texts_as_typed else words
             start = line_start + phrase.start

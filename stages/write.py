@@ -99,7 +99,9 @@ class Tally:
         thresholds: Those of `PRECISIONS` that a score reaches, if scores are probabilities.
         highest_precision: That of the regions with the highest score.
         absent: Phrases judged not to be in their image.
-        other_language: Rows with a caption in another language than the parser's.
+        other_language: Rows with a caption in another language than the run's.
+        unread_language: Rows with a caption in a language that the model does not read.
+        unparsed: "de: de_core_news_sm", a language and its missing parser -> captions left out.
         categories: Different phrases of regions.
         doubt: Why most captions are doubtful; None if they are not.
     """
@@ -116,6 +118,8 @@ class Tally:
     highest_precision: float = 0.0
     absent: int = 0
     other_language: int = 0
+    unread_language: int = 0
+    unparsed: Counter[str] = field(default_factory=Counter)
     categories: int = 0
     doubt: CaptionDoubt | None = None
 
@@ -246,7 +250,7 @@ WEAKNESSES: Final = (
     "Nobody has checked every region. Look at some, and filter by `score`, before you train on them.",
     "Boxes are rough. Plurals often get one region for several objects, and small objects are often missed.",
     "A phrase may name what is not in the image. `presence` says so only in part, and hardly for a wrong colour.",
-    "Captions are parsed as English.",
+    "Phrases were found by rules: F1 on exact spans is about 94 % in English and lower in other languages.",
 )
 """What is wrong with regions, in sentences for people who train on them."""
 

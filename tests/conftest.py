@@ -15,7 +15,7 @@ import hypothesis
 import pytest
 
 from phrasebox.stages.contract.plugins import PACKAGE, entry_points_by_package
-from phrasebox.stages.phrases import stage as phrases_stage
+from phrasebox.stages.phrases import parsers
 from tests.build.datasets import Json
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def one_name() -> Iterator[None]:
 def one_pipeline() -> Iterator[None]:
     """Each spaCy pipeline is loaded once for all runs of this process: it takes most of a small run."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(phrases_stage, "load_pipeline", functools.cache(phrases_stage.load_pipeline))
+        patch.setattr(parsers, "load_pipeline", functools.cache(parsers.load_pipeline))
         yield
 
 

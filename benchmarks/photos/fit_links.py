@@ -27,7 +27,8 @@ from benchmarks.photos.links import (
 )
 from phrasebox.stages.contract.records import Phrase, Record, Sample
 from phrasebox.stages.phrases import groups, wording
-from phrasebox.stages.phrases.stage import PhrasesConfig, PhrasesStage
+from phrasebox.stages.phrases.config import PhrasesConfig
+from phrasebox.stages.phrases.stage import PhrasesStage
 from phrasebox.stages.truth import read_truth
 
 WEIGHTS = Path(groups.__file__).with_name("groups.json")

@@ -12,8 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from phrasebox.stages.contract.records import Record, Sample
-from phrasebox.stages.phrases.filters import DETERMINERS
-from phrasebox.stages.phrases.stage import CAPTIONS_PER_STEP, PhrasesConfig, PhrasesStage
+from phrasebox.stages.phrases.config import PhrasesConfig
+from phrasebox.stages.phrases.languages import grammar_of
+from phrasebox.stages.phrases.languages.grammar import ENGLISH_CODE
+from phrasebox.stages.phrases.parsers import CAPTIONS_PER_STEP
+from phrasebox.stages.phrases.stage import PhrasesStage
 from phrasebox.stages.truth.flickr30k import MARKED_PHRASE, NOT_VISUAL, SENTENCES, read_captions
 
 Span = tuple[int, int]
@@ -37,12 +40,19 @@ def marked_captions(folder: Path) -> Iterator[tuple[str, set[Span]]]:
                 yield caption, spans
 
 
-def without_determiner(caption: str, span: Span) -> Span:
-    """A span without the determiners that it begins with."""
+def without_determiner(caption: str, span: Span, language: str = ENGLISH_CODE) -> Span:
+    """A span without the determiners that it begins with, in a language."""
+    grammar = grammar_of(language)
     start, end = span
-    while (space := caption.find(" ", start, end)) >= 0 and caption[start:space].lower() in DETERMINERS:
-        start = space + 1
-    return start, end
+    while True:
+        words = caption[start:end].lower()
+        space = words.find(" ")
+        if space >= 0 and words[:space] in grammar.determiners:
+            start += space + 1
+        elif elision := next(filter(words.startswith, grammar.elisions), ""):
+            start += len(elision)
+        else:
+            return start, end
 
 
 def figures_in_words(folder: Path, *, keep_parts: bool) -> str:

@@ -67,6 +67,9 @@ def with_captions(record: Record, numbers: Collection[int]) -> Record:
     return replace(
         record,
         sample=replace(record.sample, captions=captions),
+        caption_languages=tuple(
+            record.caption_languages[number] for number in chosen if record.caption_languages
+        ),
         phrases=phrases,
         heat_maps=tuple(heat_map for heat_map in record.heat_maps if heat_map.text in texts),
         caption_scores=tuple(record.caption_scores[number] for number in chosen if record.caption_scores),

@@ -26,7 +26,9 @@ from phrasebox.stages.contract.errors import InputError
 from phrasebox.stages.contract.records import Record, Sample, stable_key
 from phrasebox.stages.contract.values import Json
 from phrasebox.stages.files.storage import replacing
-from phrasebox.stages.phrases.stage import CAPTIONS_PER_STEP, PhrasesConfig, PhrasesStage
+from phrasebox.stages.phrases.config import PhrasesConfig
+from phrasebox.stages.phrases.parsers import CAPTIONS_PER_STEP
+from phrasebox.stages.phrases.stage import PhrasesStage
 from phrasebox.stages.read import READERS, ReaderConfig, make_reader, plan_pieces
 
 
@@ -126,8 +128,9 @@ def phrases_json(captions: Iterable[str], config: PhrasesConfig) -> Iterator[Jso
 
     `{"caption": ..., "phrases": [{"text", "start", "end", "head", "plural"}, ...]}`, with
     half-open character offsets into the caption. A caption that a run would reject has no phrases
-    and the additional key "error"; one in another language has "language" and "warnings". Raise
-    ConfigError if the spaCy pipeline cannot be used.
+    and the additional key "error"; one in another language has "language" and "warnings". With
+    `phrases.language: auto` all have "language". Raise ConfigError if the spaCy pipeline cannot be
+    used.
     """
     stage = PhrasesStage(config)
     stage.setup()
@@ -141,9 +144,7 @@ def phrases_json(captions: Iterable[str], config: PhrasesConfig) -> Iterator[Jso
         for caption, record in zip(batch, records, strict=True):
             phrases = [{key: getattr(phrase, key) for key in keys} for phrase in record.phrases]
             error = {} if record.error is None else {"error": str(record.error)}
-            warnings = (
-                {"language": stage.language(caption), "warnings": list(record.notes)}
-                if record.notes
-                else {}
-            )
-            yield {"caption": caption, "phrases": phrases, **warnings, **error}
+            has_language = bool(record.notes) or (config.is_mixed and record.error is None)
+            language = {"language": stage.language(caption)} if has_language else {}
+            warnings = {"warnings": list(record.notes)} if record.notes else {}
+            yield {"caption": caption, "phrases": phrases, **language, **warnings, **error}

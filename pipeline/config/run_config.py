@@ -24,7 +24,7 @@ from phrasebox.stages.contract.values import Json
 from phrasebox.stages.explain import EXPLAINERS, AnyExplainerConfig
 from phrasebox.stages.model.catalog import CATALOG, sha256_of
 from phrasebox.stages.model.config import ModelConfig
-from phrasebox.stages.phrases.stage import PhrasesConfig
+from phrasebox.stages.phrases.config import PhrasesConfig
 from phrasebox.stages.prepare import ImagesConfig
 from phrasebox.stages.read import READERS, InputConfig, guess_kind
 from phrasebox.stages.regions.config import RegionsConfig

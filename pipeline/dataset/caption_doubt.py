@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from phrasebox.pipeline.dataset.tally import Rows
 from phrasebox.stages.contract.caption_doubt import CaptionDoubt
-from phrasebox.stages.contract.records import OTHER_LANGUAGE
+from phrasebox.stages.contract.records import OTHER_LANGUAGE, UNREAD_LANGUAGE
 from phrasebox.stages.files.lifted_shards import shard_file
 from phrasebox.stages.files.storage import AnyPath
 from phrasebox.stages.write import Tally
@@ -33,8 +33,13 @@ ORDER BY absent / phrases DESC, absent DESC, shard, id LIMIT ?
 _OF_OTHER_LANGUAGE: Final = """
 SELECT shard, id FROM samples WHERE other_language ORDER BY error IS NOT NULL, phrases, shard, id LIMIT ?
 """
+_OF_UNREAD_LANGUAGE: Final = """
+SELECT shard, id FROM samples WHERE unread_language ORDER BY error IS NOT NULL, phrases, shard, id LIMIT ?
+"""
 _COLUMNS: Final = ["id", "file_name", "captions", "warnings", "absent.list.element.caption_index"]
-_FIRST_INDEX: Final = re.compile(rf"^{re.escape(OTHER_LANGUAGE)}.*?: (\d+) \(")
+_FIRST_INDEX: Final = re.compile(
+    rf"^(?:{re.escape(OTHER_LANGUAGE)}|{re.escape(UNREAD_LANGUAGE)}).*?: (\d+) \("
+)
 
 
 def find_caption_doubt(
@@ -51,10 +56,18 @@ def find_caption_doubt(
     if total.other_language > MOST * total.rows:
         places = rows.ask(_OF_OTHER_LANGUAGE, EXAMPLES)
         return CaptionDoubt(
-            what=f"{total.other_language / total.rows:.0%} of the images have a caption in another language, and "
-            "captions must be English.",
+            what=f"{total.other_language / total.rows:.0%} of the images have a caption in another language than "
+            "phrases.language.",
             examples=tuple(_example(shards[shard], number) for shard, number in places),
-            next_step="Translate the captions first: docs/how-to/other-languages.md",
+            next_step="Set phrases.language, for example to auto: docs/how-to/other-languages.md",
+        )
+    if total.unread_language > MOST * total.rows:
+        places = rows.ask(_OF_UNREAD_LANGUAGE, EXAMPLES)
+        return CaptionDoubt(
+            what=f"{total.unread_language / total.rows:.0%} of the images have a caption in a language that the model "
+            "does not read.",
+            examples=tuple(_example(shards[shard], number) for shard, number in places),
+            next_step="Choose a model that was trained on several languages: docs/how-to/other-languages.md",
         )
     if total.absent > MOST * total.phrases and not expects_absent:
         places = rows.ask(_LEAST_LIKELY, EXAMPLES)

@@ -135,7 +135,7 @@ def _responsible(manifest: Mapping[str, Any]) -> Json:
         f"{_text(manifest, 'config', 'input', 'kind')}), unchanged. phrasebox does not know who wrote the captions.",
         "rai:dataCollectionMissingData": missing,
         "rai:dataAnnotationProtocol": "No person has drawn a region. Noun phrases of the captions come from the "
-        f"parser's model {_text(manifest, 'config', 'phrases', 'spacy_model')}; {' '.join(regions.split())}.",
+        f"parser, phrases.language {_text(manifest, 'config', 'phrases', 'language')}; {' '.join(regions.split())}.",
         "rai:machineAnnotationTools": [
             f"phrasebox {_text(manifest, 'phrasebox_version')}",
             f"{_text(manifest, 'model', 'name')} (fingerprint {_text(manifest, 'model_fingerprint')})",

@@ -25,7 +25,7 @@ from phrasebox.stages.files.storage import absolute, is_local, join, parent, pla
 from phrasebox.stages.images.decode import load_image_bytes
 from phrasebox.stages.images.faults import DecodeLimits
 from phrasebox.stages.model.config import OWN_MODELS
-from phrasebox.stages.phrases.stage import PhrasesConfig
+from phrasebox.stages.phrases.config import PhrasesConfig
 from phrasebox.stages.read import READERS
 
 IMAGE_ROOT: Final = "input.image_root"
@@ -40,9 +40,9 @@ MODEL_KEYS: Final = {
 LOADED_KEYS: Final = {
     **MODEL_KEYS,
     "source.detector": (None,),
-    "phrases.spacy_model": (None, PhrasesConfig().spacy_model),
+    "phrases.spacy_models": (None, PhrasesConfig().spacy_models),
 }
-"""`MODEL_KEYS`, and the keys of a detector and of the spaCy package, which runs code."""
+"""`MODEL_KEYS`, and the keys of a detector and of the spaCy packages, which run code."""
 
 
 def keys_of_maps(dataset: Dataset) -> dict[str, tuple[Any, ...]]:

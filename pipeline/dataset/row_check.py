@@ -82,7 +82,7 @@ def _malformed(table: Any) -> Iterator[tuple[int, str]]:
             yield from _nulls(array, field, field.name)
             if field.name in ENTRIES:
                 yield from _malformed_entries(array, field.name)
-            elif field.name in ("captions", "warnings"):
+            elif field.name in ("captions", "caption_language", "warnings"):
                 rows = pc.list_parent_indices(array)
                 yield from ((row, f"{field.name} hold null") for row in _null_places(array.flatten(), rows))
 

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from phrasebox.pipeline.dataset.score_choice import SCORE_COUNTS, ranking_of
 from phrasebox.pipeline.dataset.selection import connect_sandboxed
 from phrasebox.stages.contract.errors import ResourceError, SchemaError, one_line
-from phrasebox.stages.contract.records import OTHER_LANGUAGE
+from phrasebox.stages.contract.records import NO_PARSER, OTHER_LANGUAGE, UNREAD_LANGUAGE
 from phrasebox.stages.files.lifted_shards import shard_file
 from phrasebox.stages.files.parquet import PARQUET_SETTINGS
 from phrasebox.stages.files.storage import AnyPath, replacing, sizes_in
@@ -52,8 +52,10 @@ COLUMNS: Final = (
 
 _TABLES: Final = """
 CREATE TABLE samples (
-    shard INTEGER, id BIGINT, error VARCHAR, phrases BIGINT, regions BIGINT, absent BIGINT, other_language BOOLEAN
+    shard INTEGER, id BIGINT, error VARCHAR, phrases BIGINT, regions BIGINT, absent BIGINT, other_language BOOLEAN,
+    unread_language BOOLEAN
 );
+CREATE TABLE unparsed_captions (parser VARCHAR);
 CREATE TABLE regions (shard INTEGER, id BIGINT, category_id BIGINT, phrase VARCHAR, head VARCHAR, score FLOAT);
 """
 
@@ -66,8 +68,12 @@ GROUP BY id, name ORDER BY id, name
 _INSERTS: Final = f"""
 INSERT INTO samples
     SELECT shard, id, error, coalesce(phrase_count, 0), coalesce(len(annotations), 0), coalesce(len(absent), 0),
-        coalesce(len([w for w in warnings if starts_with(w, '{OTHER_LANGUAGE}')]), 0) > 0
+        coalesce(len([w for w in warnings if starts_with(w, '{OTHER_LANGUAGE}')]), 0) > 0,
+        coalesce(len([w for w in warnings if starts_with(w, '{UNREAD_LANGUAGE}')]), 0) > 0
     FROM part;
+INSERT INTO unparsed_captions
+    SELECT unnest(regexp_extract_all(note, '\\(([a-z]+: [^()]*)\\)', 1))
+    FROM (SELECT unnest(warnings) AS note FROM part) WHERE starts_with(note, '{NO_PARSER}');
 INSERT INTO regions
     SELECT shard, a.id, a.category_id, coalesce(a.phrase, ''), coalesce(a.head, ''), a.score
     FROM (SELECT shard, unnest(annotations) AS a FROM part);
@@ -84,6 +90,7 @@ SELECT count(*) AS rows, count(*) FILTER (error IS NULL AND phrases > 0) AS anno
     coalesce(sum(phrases), 0)::BIGINT AS phrases, coalesce(sum(regions), 0)::BIGINT AS regions,
     coalesce(sum(absent), 0)::BIGINT AS absent,
     count(*) FILTER (other_language) AS other_language,
+    count(*) FILTER (unread_language) AS unread_language,
     (SELECT count(DISTINCT phrase) FROM regions) AS categories
 FROM samples
 """
@@ -115,12 +122,14 @@ class Rows:
         """Return the counts of all rows; `files` is the number of shards, `margin` that of estimated scores."""
         answer = self.connection.execute(_COUNTS)
         counts = dict(zip((name for name, *_ in answer.description), answer.fetchone(), strict=True))
+        unparsed = self.ask("SELECT parser, count(*) FROM unparsed_captions GROUP BY parser")
         failures = self.ask("SELECT error, count(*) FROM samples WHERE error IS NOT NULL GROUP BY error")
         scores = ranking_of(self.connection.execute(SCORE_COUNTS.format("regions"))).less(margin)
         return Tally(
             **counts,
             files=files,
             failed_by_reason=Counter(dict(failures)),
+            unparsed=Counter(dict(unparsed)),
             thresholds=scores.table(),
             highest_precision=scores.highest_precision,
         )

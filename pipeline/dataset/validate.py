@@ -24,6 +24,7 @@ from phrasebox.stages.files.lifted_shards import shard_file
 from phrasebox.stages.files.shards import ShardFile, sha256_of
 from phrasebox.stages.files.storage import AnyPath, found_in, parquet_file
 from phrasebox.stages.phrases.filters import normalise
+from phrasebox.stages.phrases.languages.grammar import ENGLISH_CODE
 from phrasebox.stages.write import Tally
 
 _REPEATED: Final = "SELECT id, count(*) AS times FROM {} GROUP BY id HAVING times > 1 ORDER BY id LIMIT 20"
@@ -157,6 +158,9 @@ def _row_problems(row: Row) -> Iterator[str]:
     if not is_id_of(row["id"], row["sample_id"]):
         yield f"id {row['id']} is not the hash of its sample_id"
     yield from _error_problems(row)
+    if row["caption_language"] and len(row["caption_language"]) != len(row["captions"]):
+        yield f"{len(row['caption_language'])} languages of {len(row['captions'])} captions"
+        return
     if row["annotations"] and not row["phrase_count"]:
         yield f"{len(row['annotations'])} annotations but no phrases"
     names = [name for name in ENTRIES if name in row]
@@ -243,8 +247,10 @@ def _span_problems(entry: Json, row: Row) -> Iterator[str]:
     if not is_said(entry):
         return
     start, end = entry["span"]
-    text = row["captions"][entry["caption_index"]][start:end]
-    if normalise(text) != entry["phrase"]:
+    index = entry["caption_index"]
+    text = row["captions"][index][start:end]
+    language = row["caption_language"][index] if row["caption_language"] else ENGLISH_CODE
+    if normalise(text, language) != entry["phrase"]:
         yield f"span says {text!r} but the phrase is {entry['phrase']!r}"
 
 

@@ -139,6 +139,7 @@ def _with_absent_phrases(image: QueriedImage, pool: PhrasePool) -> QueriedImage:
     rng = random.Random(stable_id(image.sample_id))  # noqa: S311  which phrases are asked for is no secret
     image_words = {word for caption in image.captions for word in words_of(caption)} | set(image.present)
     heads = {phrase.head for phrase in image.phrases}
+    languages = {phrase.language for phrase in image.phrases}
     types = image.types_by_text
     candidates = {
         "random": [pool.placed for _ in types],
@@ -148,7 +149,9 @@ def _with_absent_phrases(image: QueriedImage, pool: PhrasePool) -> QueriedImage:
     absent: dict[str, tuple[Phrase, ...]] = {}
     voters: dict[str, tuple[Phrase, ...]] = {}
     for kind, pools in candidates.items():
-        absent[kind] = draw_phrases(rng, pools, image=image.number, words=image_words | heads)
+        absent[kind] = draw_phrases(
+            rng, pools, image=image.number, words=image_words | heads, languages=languages
+        )
         for phrase in absent[kind]:
             aliases = (alias for alias in pool.aliases[phrase] if alias != phrase)
             voters[phrase.text] = tuple(

@@ -33,6 +33,7 @@ from phrasebox.stages.contract.values import Json, Rgb
 from phrasebox.stages.explain.config import ExplainerConfig
 from phrasebox.stages.files.storage import AnyPath
 from phrasebox.stages.model.config import InputSpec
+from phrasebox.stages.phrases.languages.grammar import ENGLISH_CODE
 from phrasebox.stages.prepare import ImagesConfig, PrepareConfig, PrepareStage
 from phrasebox.stages.read import Reader, make_reader
 from phrasebox.stages.sources.source import HEAT_MAPS
@@ -250,8 +251,11 @@ def process_input(
         )
 
 
-def phrases_of(entries: Iterable[Json]) -> list[Phrase]:
-    """Return the different phrases in entries of a row's `annotations`, `absent` or `phrases`, in their order."""
+def phrases_of(entries: Iterable[Json], languages: Sequence[str] = ()) -> list[Phrase]:
+    """Return the different phrases in entries of a row's `annotations`, `absent` or `phrases`, in their order.
+
+    languages: `caption_language` of the row; English where it is empty.
+    """
     phrases = {
         (entry["phrase"], entry["caption_index"], *entry["span"]): Phrase(
             text=entry["phrase"],
@@ -260,6 +264,7 @@ def phrases_of(entries: Iterable[Json]) -> list[Phrase]:
             start=entry["span"][0],
             end=entry["span"][1],
             plural=entry.get("plural", False),
+            language=languages[entry["caption_index"]] if languages else ENGLISH_CODE,
         )
         for entry in entries
     }

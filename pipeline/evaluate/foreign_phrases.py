@@ -43,7 +43,10 @@ def query_images(
     for row in evaluation_set.rows():
         if row["error"] is None:
             entries = row.get("phrases")
-            stored = phrases_of([*row["annotations"], *row["absent"]] if entries is None else entries)
+            stored = phrases_of(
+                [*row["annotations"], *row["absent"]] if entries is None else entries,
+                row.get("caption_language") or (),
+            )
             phrases = parsed.get(row["sample_id"], stored)
             image = QueriedImage(
                 number=row["id"],
@@ -224,7 +227,10 @@ def foreign_pairs(image: QueriedImage, judged: Mapping[str, JudgedText]) -> Iter
                 kind,
                 phrase.text,
                 answers=text.answers if kind == "random" else (),
-                may_be_synonym=any(may_be(phrase.head, other.head) for other in image.phrases),
+                may_be_synonym=any(
+                    may_be(phrase.head, other.head, phrase.language, other.language)
+                    for other in image.phrases
+                ),
             )
 
 

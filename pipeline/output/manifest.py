@@ -116,16 +116,16 @@ class Manifest:
         }
 
 
-def environments_with(earlier: Sequence[Json], spacy_model: str) -> list[Json]:
-    """Return the environments of earlier starts with that of this process, which has a parser's model."""
-    here = versions_here(spacy_model)
+def environments_with(earlier: Sequence[Json], spacy_models: Sequence[str]) -> list[Json]:
+    """Return the environments of earlier starts with that of this process, which has parsers' models."""
+    here = versions_here(spacy_models)
     return [*earlier, *([] if here in earlier else [here])]
 
 
-def versions_here(spacy_model: str) -> Json:
-    """Return the versions of Python, of `LIBRARIES` and of the parser's model, those that are installed."""
+def versions_here(spacy_models: Sequence[str]) -> Json:
+    """Return the versions of Python, of `LIBRARIES` and of the parsers' models, those that are installed."""
     versions = {"python": platform.python_version()}
-    for name in (*LIBRARIES, spacy_model):
+    for name in (*LIBRARIES, *spacy_models):
         # People may have built OpenCV, or give the path of a parser's model.
         with suppress(PackageNotFoundError):
             versions[name] = version(name)

@@ -16,9 +16,11 @@ from rich.table import Table
 
 from phrasebox.pipeline import terminal
 from phrasebox.pipeline.terminal import duration, say
+from phrasebox.stages.contract.records import NO_PACKAGE
 from phrasebox.stages.contract.score_threshold import Threshold
 from phrasebox.stages.contract.stage import Forwards
 from phrasebox.stages.contract.values import Json
+from phrasebox.stages.phrases.languages.packages import SPACY_LANGUAGES, how_to_install
 from phrasebox.stages.write import Tally
 
 LOOKING: Final = "looking at the first images"  # the step of a run that decides how it goes on
@@ -219,12 +221,26 @@ class Display:
             self.say(line)
 
 
+def parsers_in_words(unparsed: Counter[str]) -> list[str]:
+    """Return a line for each parser that captions lacked; `unparsed` is `Tally.unparsed`."""
+    lines = []
+    for parser, count in unparsed.most_common():
+        code, _, package = parser.partition(": ")
+        language = SPACY_LANGUAGES[code].name if code in SPACY_LANGUAGES else code
+        remedy = (
+            "no spaCy pipeline is known for it; phrases.spacy_models names one"
+            if package == NO_PACKAGE
+            else f"its parser is missing: {how_to_install(package)}"
+        )
+        lines.append(f"{terminal.counted(count, 'caption')} in {language} got no phrases, because {remedy}")
+    return lines
+
+
 def summary_table(total: Tally, report: Report) -> Table:
     """Return the table at the end of a run, from the counts of the dataset and of the run."""
-    language = (
-        f"{total.other_language:,} ({total.other_language / total.rows:.1%})"
-        if total.other_language
-        else ""
+    language, unread = (
+        f"{count:,} ({count / total.rows:.1%})" if count else ""
+        for count in (total.other_language, total.unread_language)
     )
     rows: list[tuple[str, int | str]] = [
         ("samples read", report.samples_read),
@@ -233,6 +249,8 @@ def summary_table(total: Tally, report: Report) -> Table:
         ("    of these without a region", total.without_regions or ""),
         ("  without phrases", total.without_phrases),
         ("  with a caption in another language", language),
+        ("  with a caption in a language that the model does not read", unread),
+        ("captions without a parser", total.unparsed.total() or ""),
         ("  failed", total.failed),
         *((f"    {reason}", count) for reason, count in total.failed_by_reason.most_common()),
         *((f"skipped, no row: {reason}", count) for reason, count in report.skipped.most_common()),

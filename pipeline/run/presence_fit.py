@@ -226,6 +226,10 @@ def collecting_signals(
 def draw_foreign_phrases(record: Record, pool: Sequence[PhraseOfImage], most: int) -> tuple[Phrase, ...]:
     """Draw phrases of other images for a record, which is the same for the same record and pool of ids and phrases."""
     rng = random.Random(stable_id(record.sample.sample_id))  # noqa: S311  which phrases are drawn is no secret
-    heads = {phrase.head for phrase in record.phrases}
-    words = {word for caption in record.sample.captions for word in words_of(caption)} | heads
-    return draw_phrases(rng, repeat(pool, most), image=record.sample.id, words=words, heads=heads)
+    heads = {(phrase.head, phrase.language) for phrase in record.phrases}
+    languages = {language for _, language in heads}
+    words = {word for caption in record.sample.captions for word in words_of(caption)}
+    words |= {head for head, _ in heads}
+    return draw_phrases(
+        rng, repeat(pool, most), image=record.sample.id, words=words, heads=heads, languages=languages
+    )

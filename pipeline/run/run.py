@@ -23,6 +23,7 @@ from phrasebox.pipeline.output.report import (
     Display,
     Report,
     export_command,
+    parsers_in_words,
     summary_table,
     threshold_table,
 )
@@ -103,7 +104,7 @@ def run(
         if resolved.meaning.reason:
             info |= Decisions(shift=Decision(None)).to_json()  # else the first images are compared
         earlier = previous.run.get(ENVIRONMENTS, []) if previous.shards else []
-        info[ENVIRONMENTS] = environments_with(earlier, config.phrases.spacy_model)
+        info[ENVIRONMENTS] = environments_with(earlier, config.phrases.packages)
         with display.shown(), _started(session, previous, info):
             finished = _make_rows(resolved, session, previous, changes)
         total = folder.finish(session.report, finished.manifest)
@@ -249,6 +250,7 @@ def _print_summary(finished: Run, session: Session, total: Tally) -> None:
     print_table(summary_table(total, session.report))
     if not total.rows:
         say(f"{finished.config.input.extent} holds no samples")
+    say(*parsers_in_words(total.unparsed))
     if total.failed:
         say("The columns `error` and `error_detail` say why rows failed.")
     if total.regions:

@@ -247,7 +247,7 @@ def build_steps(config: RunConfig, loaded: ClipModel | None = None) -> HeatMapSt
         keep_pixels=config.regions.needs_pixels,
     )
     return Steps(
-        before=_before(config, canvas),
+        before=_before(config, canvas, description),
         model_stage=ExplainStage(stage_config, loaded, presence_in(calibration)),
         regions_stage=RegionsStage(config.regions, calibration, device=config.model.device),
         description=description,
@@ -285,7 +285,7 @@ def build_source_steps(config: RunConfig) -> SourceSteps:
 
         description = describe(config.model)
     steps = Steps(
-        before=_before(config, source.canvas()),
+        before=_before(config, source.canvas(), description),
         model_stage=source.with_description(description),
         regions_stage=SourceRegionsStage(config.regions),
         description=description,
@@ -310,19 +310,32 @@ def build_detector_steps(config: RunConfig) -> SourceSteps:
     return build_source_steps(config)
 
 
-def _before(config: RunConfig, canvas: Json) -> tuple[PhrasesStage, PrepareStage]:
+def _before(
+    config: RunConfig, canvas: Json, description: ModelDescription | None
+) -> tuple[PhrasesStage, PrepareStage]:
     keep = config.output.embed_images or config.regions.refine == "sam"
     prepare = PrepareConfig(images=config.images, **canvas, keep_image_bytes=keep)
-    return make_phrases_stage(config), PrepareStage(prepare)
+    reads_english_only = description is not None and description.reads_english_only
+    return make_phrases_stage(config, reads_english_only=reads_english_only), PrepareStage(prepare)
 
 
-def make_phrases_stage(config: RunConfig) -> PhrasesStage:
-    """Return the stage that parses captions. Raise InputError if the phrases of `input.phrases` cannot be read."""
+def make_phrases_stage(config: RunConfig, *, reads_english_only: bool = False) -> PhrasesStage:
+    """Return the stage that parses captions. Raise InputError if the phrases of `input.phrases` cannot be read.
+
+    reads_english_only: Whether the model does, so that rows note captions in other languages.
+    """
     source: ReaderConfig | None = config.input  # `explain` has none
     precomputed = (
-        None if source is None or source.phrases is None else PrecomputedPhrases.read(Path(source.phrases))
+        None
+        if source is None or source.phrases is None
+        else PrecomputedPhrases.read(Path(source.phrases), config.phrases.fixed_language)
     )
-    return PhrasesStage(config.phrases, precomputed, limits_later=config.source.kind == HEAT_MAPS)
+    return PhrasesStage(
+        config.phrases,
+        precomputed,
+        limits_later=config.source.kind == HEAT_MAPS,
+        reads_english_only=reads_english_only,
+    )
 
 
 def _fit_explainer(config: ExplainerConfig, tower: TowerKind, model: str) -> ExplainerConfig:

@@ -84,6 +84,11 @@ NO_IMAGE: Final = ImageRef()  # The image of a sample that names none
 OTHER_LANGUAGE: Final = (
     "captions in another language"  # Beginning of the note about them; statistics count it
 )
+NO_PARSER: Final = "captions left out, because no parser of their language is installed"
+"""Beginning of the note about them; "0 (de: de_core_news_sm)" follows, and statistics count it."""
+NO_PACKAGE: Final = "none"  # in that note, of a language for which spaCy publishes no parser
+UNREAD_LANGUAGE: Final = "captions in a language that the model does not read"
+"""Beginning of the note about them; statistics count it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +131,7 @@ class Phrase:
             of a pool that no caption says has the empty span [0, 0) of caption 0.
         head: Lemma of the head noun, in lower case; "clothing" for a colour that is worn.
         plural: Whether the phrase names several objects ("two dogs").
+        language: Code of the language in which its caption was parsed, such as "en".
     """
 
     text: str
@@ -134,6 +140,7 @@ class Phrase:
     end: int
     head: str
     plural: bool = False
+    language: str = "en"
 
     def __post_init__(self) -> None:
         if not 0 <= self.start < self.end and self.is_said:
@@ -247,6 +254,8 @@ class Record:
         sample: The input.
         width_px, height_px: Size of the image after EXIF rotation; 0 until the image was
             opened.
+        caption_languages: For each caption the code of the language in which it was parsed, or, of
+            one that is left out, of the language it is in. Empty until the captions were parsed.
         phrases: The phrases of the captions.
         dropped_phrases: Number of phrases over the limit per image.
         phrase_limit: Most unique texts of phrases that get regions; 0 for all.
@@ -266,6 +275,7 @@ class Record:
     sample: Sample
     width_px: int = 0
     height_px: int = 0
+    caption_languages: tuple[str, ...] = ()
     phrases: tuple[Phrase, ...] = ()
     dropped_phrases: int = 0
     phrase_limit: int = 0

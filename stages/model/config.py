@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from pydantic.dataclasses import dataclass
 from phrasebox.stages.contract.errors import ConfigError, WeightsError
 from phrasebox.stages.contract.values import Json
 from phrasebox.stages.model.checkpoints.files import check_described
+from phrasebox.stages.model.languages import reads_english_only
 
 OWN_MODELS: Final = (
     "demo",
@@ -309,6 +311,23 @@ class ModelDescription:
     is_bundled: bool = False
     calibrations: tuple[Path, ...] = ()
     fingerprint: str = ""
+
+    @property
+    def reads_english_only(self) -> bool:
+        """Whether nothing says that the model was trained on texts in other languages than English."""
+        kind = (self.dual_encoder or {}).get("model_type")
+        vocabulary = self._kind_of_vocabulary()
+        return reads_english_only(self.architecture, self.name, self.pretrained, kind, vocabulary)
+
+    def _kind_of_vocabulary(self) -> str:
+        """Return the class of the tokenizer beside the model's vocabulary; "" where none is named."""
+        if self.vocabulary is None:
+            return ""
+        try:
+            text = (self.vocabulary.parent / "tokenizer_config.json").read_text(encoding="utf-8")
+            return str(json.loads(text).get("tokenizer_class") or "")
+        except (OSError, ValueError, AttributeError):
+            return ""
 
     @property
     def key(self) -> str:

@@ -4,25 +4,12 @@ from __future__ import annotations
 
 import html
 import re
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 from typing import Final
 
-from phrasebox.stages.files.word_lists import entries_of
-
-Words = frozenset[str]
-
-DETERMINERS: Final[Words] = frozenset(
-    {"a", "an", "the", "this", "that", "these", "those", "some", "any", "each", "every"}
-    | {"another", "both", "all", "such", "my", "your", "his", "her", "its", "our", "their", "whose"}
-)
-"""Articles, demonstratives, quantifiers without a number, and possessive pronouns.
-
-Numbers stay: they say how many.
-"""
+from phrasebox.stages.phrases.languages import grammar_of
+from phrasebox.stages.phrases.languages.grammar import ENGLISH_CODE, Grammar, Words
 
 _INVISIBLE: Final = "\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufe00-\ufe0f\ufeff"
 _CONTROL: Final = "\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffc\ufffd"
@@ -161,22 +148,35 @@ def tidy_words(words: str) -> str:
     return " ".join(_BLANK_IN_TEXT.sub(" ", _DROPPED_FROM_TEXT.sub("", words)).split())
 
 
-def normalise(words: str) -> str:
+def normalise(words: str, language: str = ENGLISH_CODE) -> str:
     """Return the text of a phrase from its words in the caption; "" if no letter or digit is left.
 
     The text is case folded, with one space between words and "man 's" joined to "man's". HTML
     entities are resolved; HTML tags, control and invisible characters, quotes and punctuation
-    at the edges, and leading determiners and possessive pronouns (`DETERMINERS`) are dropped. A
+    at the edges, and the language's leading determiners and possessive pronouns are dropped. A
     possessor that is a noun stays, because it says which one: "the dog's bowl" -> "dog's bowl".
+
+    language: spaCy's code of the caption's language. One without a grammar has no determiners.
 
     >>> normalise("The  Old man 's  HAT.")
     "old man's hat"
+    >>> normalise("L'eau", "fr")
+    'eau'
     """
     text = tidy_words(_TAGS.sub(" ", html.unescape(words))).casefold()
     text = _DETACHED_SUFFIX.sub("", text).strip(_EDGE_MARKS)
-    while (parts := text.split(" ", 1))[0] in DETERMINERS and len(parts) == 2 and parts[1]:
-        text = parts[1].lstrip(_EDGE_MARKS)
+    grammar = grammar_of(language)
+    while (start := _end_of_determiner(text, grammar)) and text[start:].strip():
+        text = text[start:].lstrip(_EDGE_MARKS)
     return text if any(character.isalnum() for character in text) else ""
+
+
+def _end_of_determiner(text: str, grammar: Grammar) -> int:
+    """Return where the text goes on behind its first determiner; 0 if it begins with none."""
+    first, space, _ = text.partition(" ")
+    if space and first in grammar.determiners:
+        return len(first) + 1
+    return next((len(elision) for elision in grammar.elisions if text.startswith(elision)), 0)
 
 
 def is_code(word: str) -> bool:
@@ -188,34 +188,28 @@ def is_code(word: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WordLists:
-    """The sections of `words.txt`; the file gives their purposes.
+    """The word lists of a language; `words.txt` gives the purposes of the sections, and the English ones.
 
     All entries are lower-case lemmas. `drop` has entries of the form "head" or "preposition
-    head".
+    head". A language may leave sections empty.
     """
 
-    drop: Words
-    bare: Words
-    frame: Words
-    quantity: Words
-    colour: Words
-    clothing_in_pairs: Words
-    thing_in_ing: Words
-    object_like_colour: Words
-    verb: Words
+    drop: Words = frozenset()
+    bare: Words = frozenset()
+    frame: Words = frozenset()
+    quantity: Words = frozenset()
+    colour: Words = frozenset()
+    clothing_in_pairs: Words = frozenset()
+    thing_in_ing: Words = frozenset()
+    object_like_colour: Words = frozenset()
+    verb: Words = frozenset()
 
 
-def word_lists(add: Iterable[str] = (), keep: Iterable[str] = ()) -> WordLists:
-    """Return the word lists of the package, with `add` added to `drop` and then `keep` removed from it."""
-    sections = _sections()
-    drop = (sections["drop"] | {entry.casefold() for entry in add}) - {entry.casefold() for entry in keep}
+def word_lists(
+    add: Iterable[str] = (), keep: Iterable[str] = (), *, language: str = ENGLISH_CODE
+) -> WordLists:
+    """Return the word lists of a language, with `add` added to `drop` and then `keep` removed from it."""
+    sections = {name.replace("-", "_"): entries for name, entries in grammar_of(language).lists.items()}
+    added = frozenset(entry.casefold() for entry in add)
+    drop = (sections.get("drop", frozenset()) | added) - {entry.casefold() for entry in keep}
     return WordLists(**{**sections, "drop": drop})
-
-
-@cache
-def _sections() -> dict[str, Words]:
-    """Return the sections of `words.txt`: name, with "_" for "-" -> entries."""
-    sections: defaultdict[str, set[str]] = defaultdict(set)
-    for section, entry in entries_of(files(__package__).joinpath("words.txt").read_text(encoding="utf-8")):
-        sections[section.replace("-", "_")].add(entry.casefold())
-    return {name: frozenset(entries) for name, entries in sections.items()}

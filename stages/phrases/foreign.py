@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
 from phrasebox.stages.contract.records import Phrase
+from phrasebox.stages.phrases.languages.grammar import ENGLISH_CODE
 from phrasebox.stages.phrases.nouns import relation
 
 PhraseOfImage = tuple[int, Phrase]
@@ -25,9 +26,9 @@ def words_of(text: str) -> list[str]:
     return _WORD.findall(text.casefold())
 
 
-def may_be(head: str, named: str) -> bool:
-    """Return whether an object that one head noun names may be called by another."""
-    return relation(head, named) in ("same", "equal", "above")
+def may_be(head: str, named: str, language: str = ENGLISH_CODE, other_language: str | None = None) -> bool:
+    """Return whether an object that one head noun names may be called by another, see `relation`."""
+    return relation(head, named, language, other_language) in ("same", "equal", "above")
 
 
 def draw_phrases(
@@ -36,7 +37,8 @@ def draw_phrases(
     *,
     image: int,
     words: Collection[str],
-    heads: Iterable[str] = (),
+    heads: Collection[tuple[str, str]] = (),
+    languages: Collection[str],
 ) -> tuple[Phrase, ...]:
     """Draw a phrase of another image from each pool, with different texts; fewer where a pool has none that fits.
 
@@ -45,13 +47,19 @@ def draw_phrases(
         pools: Phrases to draw from.
         image: The number of the image that will be asked for them.
         words: Words that a phrase may not have, and its head noun may not be.
-        heads: Head nouns of objects that the head of a phrase may not name.
+        heads: Head nouns of objects that the head of a phrase may not name, each with its language.
+        languages: Those of the image's captions. Words of other languages cannot be compared with
+            them, so that their phrases are not drawn.
     """
     drawn: dict[str, Phrase] = {}
 
     def is_foreign(phrase: Phrase) -> bool:
         shares_words = any(word in words for word in (*words_of(phrase.text), phrase.head))
-        return not shares_words and not any(may_be(phrase.head, head) for head in heads)
+        return (
+            phrase.language in languages
+            and not shares_words
+            and not any(may_be(phrase.head, head, phrase.language, other) for head, other in heads)
+        )
 
     for pool in pools:
         for _ in range(_TRIES):

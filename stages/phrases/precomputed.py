@@ -4,7 +4,7 @@
 
 `start` and `end` are character offsets into the caption, half open. `head` is the last word of
 the text if it is left out, and `plural` false. `language` is the language of a caption if it is
-not the parser's. Other keys are not read. Of several lines about one caption the last one
+not that of the run, `phrases.language`. Other keys are not read. Of several lines about one caption the last one
 counts, so corrections can be appended.
 """
 
@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from pydantic import BaseModel, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ValidationError, ValidationInfo, model_validator
 
 from phrasebox.stages.contract.errors import InputError
 from phrasebox.stages.contract.records import Phrase, stable_key
 from phrasebox.stages.contract.values import Integers
 from phrasebox.stages.files.json_files import first_problem
 from phrasebox.stages.phrases.filters import normalise
+from phrasebox.stages.phrases.languages.grammar import ENGLISH_CODE
 
 
 class Line(BaseModel):
@@ -31,21 +32,29 @@ class Line(BaseModel):
     phrases: tuple[Phrase, ...]
     language: str | None = None
 
-    @field_validator("phrases", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _complete_phrases(cls, phrases: Any) -> Any:
-        if not isinstance(phrases, list) or not all(isinstance(phrase, dict) for phrase in phrases):
-            raise ValueError("expected a list of objects")
-        texts = [normalise(str(phrase.get("text", ""))) for phrase in phrases]
-        return [
+    def _complete_phrases(cls, values: Any, info: ValidationInfo) -> Any:
+        phrases = values.get("phrases") if isinstance(values, dict) else None
+        if not isinstance(phrases, list):
+            return values
+        if not all(isinstance(phrase, dict) for phrase in phrases):
+            raise ValueError("phrases: expected a list of objects")
+        language = info.context or values.get("language") or ENGLISH_CODE
+        if not isinstance(language, str):
+            return values
+        texts = [normalise(str(phrase.get("text", "")), language) for phrase in phrases]
+        completed = [
             {
                 **phrase,
                 "text": text,
                 "head": phrase.get("head") or text.rpartition(" ")[2],
                 "caption_index": 0,
+                "language": language,
             }
             for phrase, text in zip(phrases, texts, strict=True)
         ]
+        return {**values, "phrases": completed}
 
     @model_validator(mode="after")
     def _lies_in_its_caption(self) -> Self:
@@ -66,15 +75,17 @@ class PrecomputedPhrases:
     Attributes:
         keys: The keys of the captions in order, see `stable_key`.
         starts: The first byte of each caption's line.
+        language: The language of all captions; None: lines name it, and otherwise it is English.
     """
 
     path: Path
     keys: Integers
     starts: Integers
+    language: str | None = ENGLISH_CODE
 
     @classmethod
-    def read(cls, path: Path) -> Self:
-        """Check a file.
+    def read(cls, path: Path, language: str | None = ENGLISH_CODE) -> Self:
+        """Check a file, of captions in one language or, with None, in those that its lines name.
 
         Raise InputError, which names the line, if it cannot be read or a line is wrong.
         """
@@ -84,13 +95,13 @@ class PrecomputedPhrases:
             with path.open("rb") as file:
                 for number, line in enumerate(file, start=1):
                     if line.strip():
-                        offsets[stable_key(_line(f"{path}:{number}", line).caption)] = start
+                        offsets[stable_key(_line(f"{path}:{number}", line, language).caption)] = start
                     start += len(line)
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror}", key="input.phrases") from error
         keys, starts = (np.array([*column], np.int64) for column in (offsets, offsets.values()))
         order = np.argsort(keys)
-        return cls(path=path.absolute(), keys=keys[order], starts=starts[order])
+        return cls(path=path.absolute(), keys=keys[order], starts=starts[order], language=language)
 
     def of(self, caption: str) -> Line | None:
         """Return the line of a caption, or None.
@@ -104,7 +115,7 @@ class PrecomputedPhrases:
         try:
             with self.path.open("rb") as file:
                 file.seek(int(self.starts[index]))
-                line = _line(str(self.path), file.readline())
+                line = _line(str(self.path), file.readline(), self.language)
         except OSError as error:
             raise InputError(f"cannot read {self.path}: {error.strerror}", key="input.phrases") from error
         if line.caption != caption:
@@ -112,8 +123,8 @@ class PrecomputedPhrases:
         return line
 
 
-def _line(place: str, line: bytes) -> Line:
+def _line(place: str, line: bytes, language: str | None) -> Line:
     try:
-        return Line.model_validate_json(line)
+        return Line.model_validate_json(line, context=language)
     except ValidationError as error:
         raise InputError(f"{place}: {first_problem(error)}", key="input.phrases") from error

@@ -1,4 +1,4 @@
-"""A parsed caption as plain lists, and its noun phrases: the parser's own, repaired where captions mislead it.
+"""The noun phrases of an English caption: the parser's own, repaired where captions mislead it.
 
 Captions are titles and fragments ("man riding horse"), but parsers are trained on news. Each
 repair is a function from candidates to candidates; its docstring gives the reason. `REPAIRS` is
@@ -9,27 +9,10 @@ measured by leaving the repair out.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Final
 
+from phrasebox.stages.phrases.caption import ARTICLES, NOUN_TAGS, Candidate, Candidates, ParsedCaption
 from phrasebox.stages.phrases.filters import WordLists
-
-NOUN_TAGS: Final = frozenset({"NN", "NNS", "NNP", "NNPS"})
-PLURAL_TAGS: Final = frozenset({"NNS", "NNPS"})
-
-_NOT_BEHIND_ARTICLE: Final = frozenset({"RB", "RP", "VB", "VBP", "VBD", "IN", "UH", "MD"})
-_BEHIND_NOUN: Final = frozenset(
-    {"IN", "VBZ", "VBP", "VBD", "VBG", "VBN", "MD", "CC", ",", ".", "TO", "WDT", "WP"}
-)
-ARTICLES: Final = frozenset({"a", "an", "the", "his", "her", "their", "its"})
-"""Words that always open a phrase.
-
-"That" and "this" are missing because they also occur alone.
-"""
-_INTERJECTIONS: Final = frozenset(
-    {"ah", "aha", "alas", "bye", "hello", "hey", "hi", "no", "oh", "ok", "okay"}
-    | {"oops", "ouch", "please", "well", "wow", "yes", "yeah"}
-)
 
 _DETERMINER_TAGS: Final = frozenset({"DT", "PRP$"})
 _ADJECTIVE_TAGS: Final = frozenset({"JJ", "JJR", "JJS", "VBN", "CD"})
@@ -47,91 +30,8 @@ _FULL_STOP_TAGS: Final = frozenset({".", ":", "-LRB-", "-RRB-", "NFP"})
 _MANY: Final = frozenset(
     {"few", "couple", "dozen", "hundred", "thousand", "lot", "number", "bunch", "group", "pair"}
 )
-_WEARING: Final = frozenset({"in", "wearing", "wears", "wear"})
 _SHADE: Final = frozenset({"bright", "dark", "light", "pale", "all"})
 _BETWEEN_COLOURS: Final = frozenset({"and", ",", "&"})
-
-
-class Candidate(NamedTuple):
-    """A noun phrase as token positions: half-open `start`, `end`, and the head noun's position."""
-
-    start: int
-    end: int
-    head: int
-
-
-Candidates = list[Candidate]
-
-
-@dataclass(frozen=True, slots=True)
-class ParsedCaption:
-    """The columns of a parsed caption, with one entry per token in every list.
-
-    Attributes:
-        doc: The spaCy Doc.
-        tags: Fine parts of speech (Penn Treebank), with frequent mistakes corrected.
-        words: In lower case.
-        has_verb: Whether there is a word that the tagger takes for a verb.
-    """
-
-    doc: Any
-    tags: list[str]
-    words: list[str]
-    has_verb: bool
-
-    @staticmethod
-    def of(doc: Any) -> ParsedCaption:
-        """Read a spaCy Doc."""
-        words = [token.lower_ for token in doc]
-        tags = _correct_tags([token.tag_ for token in doc], words)
-        return ParsedCaption(
-            doc=doc, tags=tags, words=words, has_verb=any(tag[:1] == "V" or tag == "MD" for tag in tags)
-        )
-
-    def lemma(self, index: int) -> str:
-        """Return the lemma in lower case, with all parts of a hyphenated word: "t-shirt", "x-ray"."""
-        lemma = str(self.doc[index].lemma_).lower()
-        if index < 2 or self.tags[index - 1] != "HYPH":
-            return lemma
-        return "".join(self.words[self.hyphen_range(index)[0] : index]) + lemma
-
-    def hyphen_range(self, index: int) -> tuple[int, int]:
-        """Return the half-open token range of the hyphenated word of a token, or of the token alone."""
-        start = index
-        end = index + 1
-        while start > 0 and "HYPH" in self.tags[start - 1 : start + 1]:
-            start -= 1
-        while end < len(self.tags) and "HYPH" in self.tags[end - 1 : end + 1]:
-            end += 1
-        return start, end
-
-    def is_worn(self, start: int) -> bool:
-        """Return whether somebody wears what the phrase from this token on names."""
-        return start > 0 and self.words[start - 1] in _WEARING
-
-    def noun_phrases(self) -> Candidates:
-        """Return the parser's own noun phrases, in order, without overlap."""
-        return [Candidate(chunk.start, chunk.end, chunk.end - 1) for chunk in self.doc.noun_chunks]
-
-
-def _correct_tags(tags: list[str], words: list[str]) -> list[str]:
-    """Correct three frequent mistakes of the tagger.
-
-    It takes the first word of "Boy in a red shirt" for an interjection. A word between an
-    article and a preposition, a verb or a mark is a noun ("a tattoo on", where it takes
-    "tattoo" for an adverb). A hyphen is not a noun.
-    """
-    for index, tag in enumerate(tags):
-        if words[index] == "-" and tag in NOUN_TAGS:
-            tags[index] = "HYPH"
-        elif tag == "UH":
-            if words[index] not in _INTERJECTIONS and words[index].isalpha():
-                tags[index] = "NN"
-        elif tag in _NOT_BEHIND_ARTICLE and index and words[index - 1] in ARTICLES:
-            after = tags[index + 1] if index + 1 < len(tags) else "."
-            if after in _BEHIND_NOUN:
-                tags[index] = "NN"
-    return tags
 
 
 Repair = Callable[[ParsedCaption, Candidates, WordLists], Candidates]

@@ -10,16 +10,15 @@ from functools import cache
 from typing import Final
 
 from phrasebox.stages.contract.records import Phrase
-from phrasebox.stages.phrases.nouns import noun_lists, relation
+from phrasebox.stages.phrases.languages import grammar_of
+from phrasebox.stages.phrases.languages.grammar import ENGLISH_CODE, Words
+from phrasebox.stages.phrases.nouns import Relation, noun_lists, relation
 
 _SPELT_AS: Final = {"grey": "gray", "blonde": "blond", "beige": "tan"}
 LIVING: Final = frozenset({"people", "animals"})
 SEXES: Final = frozenset({"man", "woman"})
 
 _SENTENCE_END: Final = re.compile(r"[.!?]['\")\]]*\s+|\n\s*")
-
-
-Words = frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +43,7 @@ class Wording:
         place: The same as a share of these phrases, 0 .. 1.
         order_in_kind: Its number among the phrases of its kind in its caption, from 0.
         of_kind: The number of these phrases.
+        language: The code of its language.
     """
 
     caption: int
@@ -63,6 +63,27 @@ class Wording:
     place: float = 0.0
     order_in_kind: int = 0
     of_kind: int = 1
+    language: str = ENGLISH_CODE
+
+    @property
+    def is_definite(self) -> bool:
+        """Whether it begins with a word such as "the"."""
+        grammar = grammar_of(self.language)
+        return self.opening in grammar.definite or self.opening.startswith(grammar.elisions)  # "l'homme"
+
+    @property
+    def is_indefinite(self) -> bool:
+        """Whether it begins with a word such as "a" or "some"."""
+        return self.opening in grammar_of(self.language).indefinite
+
+    @property
+    def has_article(self) -> bool:
+        """Whether it begins with an indefinite article."""
+        return self.opening in grammar_of(self.language).appositive
+
+    def relation_to(self, other: Wording) -> Relation:
+        """Return how the head nouns of two phrases are related."""
+        return relation(self.lemma, other.lemma, self.language, other.language)
 
 
 def wordings(captions: Sequence[str], phrases: Sequence[Phrase]) -> list[Wording]:
@@ -85,30 +106,31 @@ def wordings(captions: Sequence[str], phrases: Sequence[Phrase]) -> list[Wording
 
 
 def _lemma_and_kind(phrase: Phrase) -> tuple[str, str]:
-    lists = noun_lists()
+    lists = noun_lists(phrase.language)
     lemma = lists.listed_form(phrase.head)
     kinds = sorted({path[0] for path in lists.paths.get(lemma, ())})
     return lemma, "people" if "people" in kinds else next(iter(kinds), "other")
 
 
 @cache
-def _numbers() -> Mapping[str, int]:
+def _numbers(language: str) -> Mapping[str, int]:
     """Return word -> the number that it means."""
-    return {word: number for number in range(1, 11) for word in noun_lists().words[str(number)]}
+    return {word: number for number in range(1, 11) for word in noun_lists(language).words[str(number)]}
 
 
 def _wording(caption: str, phrase: Phrase, lemma: str, kind: str) -> Wording:
-    lists = noun_lists().words
+    listed = noun_lists(phrase.language)
+    lists = listed.words
     words = phrase.text.split()
     parts = {part for word in words for part in word.split("-")}
-    numbers = _numbers()
+    numbers = _numbers(phrase.language)
     counts = [numbers[word] for word in words if word in numbers]
     is_plural = (
         phrase.plural or any(count > 1 for count in counts) or not lists["several"].isdisjoint(words)
     )
     # Captions leave articles out: "shirt" may stand for shirts, while "man" is one man.
     count = counts[0] if counts else 1 if kind in (*LIVING, "vehicles") and not is_plural else None
-    traits = set(noun_lists().traits.get(lemma, ()))
+    traits = set(listed.traits.get(lemma, ()))
     if kind == "people":
         marks = {"young": "child", "old": "adult", "male": "man", "female": "woman"}
         traits.update(trait for name, trait in marks.items() if not lists[name].isdisjoint(words))
@@ -124,7 +146,7 @@ def _wording(caption: str, phrase: Phrase, lemma: str, kind: str) -> Wording:
             if word not in numbers
             and word not in lists["no modifier"]
             and word != phrase.head
-            and noun_lists().listed_form(word) != lemma
+            and listed.listed_form(word) != lemma
         ),
         colours=frozenset(_SPELT_AS.get(part, part) for part in parts & lists["colour"]),
         traits=frozenset(traits),
@@ -134,6 +156,7 @@ def _wording(caption: str, phrase: Phrase, lemma: str, kind: str) -> Wording:
         before=next(iter(caption[: phrase.start].casefold().split()[-1:]), ""),
         opening=next(iter(caption_words), ""),
         sentence=bisect_right(sentence_ends(caption), phrase.start),
+        language=phrase.language,
     )
 
 
@@ -153,7 +176,7 @@ def contradict(first: Wording, second: Wording) -> bool:
     if first.kind != second.kind:
         return False
     if first.kind in ("animals", "vehicles"):
-        return relation(first.lemma, second.lemma) == "beside"
+        return first.relation_to(second) == "beside"
     if first.kind == "clothing":
         return bool(first.colours and second.colours and not first.colours & second.colours)
     sexes = first.traits & SEXES, second.traits & SEXES

@@ -16,6 +16,7 @@ from phrasebox.stages.contract.levels import LEVELS, quantise, raise_levels
 from phrasebox.stages.contract.records import Absent, HeatMap, Phrase, Record, Region
 from phrasebox.stages.contract.values import Levels
 from phrasebox.stages.phrases.groups import link_phrases
+from phrasebox.stages.phrases.languages.grammar import ENGLISH_CODE
 from phrasebox.stages.regions.colours import Canvas
 from phrasebox.stages.regions.config import RegionsConfig
 from phrasebox.stages.regions.contours import MapRegions
@@ -145,10 +146,10 @@ class RegionMaker:
         return by_text
 
     def heads_of(self, record: Record, groups: Groups) -> list[dict[str, str]]:
-        """Return the texts of each phrase's object, each with its head noun; see `groups_of`."""
+        """Return the English texts of each phrase's object, each with its head noun; see `groups_of`."""
         numbers = self._map_numbers(record.phrases, groups)
         objects = objects_of(record.phrases, numbers)
-        return [objects[number].heads for number in numbers]
+        return [objects[number].english_heads for number in numbers]
 
     def with_regions(self, record: Record, groups: Groups, regions: Sequence[MapRegions]) -> Record:
         """Return the record with `regions` and `absent`, from the regions of each phrase; see `groups_of`."""
@@ -212,7 +213,7 @@ class RegionMaker:
         first_text = next(text for text in object_.heads if heat.levels[text] is not None)
         is_plural = object_.is_plural
         fitted_cut = self.cutter.fitted_cut
-        usual_size = 0.0 if fitted_cut is None else fitted_cut.usual_size(object_.heads.values())
+        usual_size = 0.0 if fitted_cut is None else fitted_cut.usual_size(object_.english_heads.values())
         return ObjectMap(
             levels=shared,
             shift_cells=heat.heat_maps[first_text].shift_cells,
@@ -229,7 +230,7 @@ class RegionMaker:
         if box_fit is None:
             return None
         facts = facts_of(object_, heat.record, len(heat.objects), usual_size)
-        return BoxContext(facts, box_fit.usual.of(object_.heads))
+        return BoxContext(facts, box_fit.usual.of(object_.english_heads))
 
     def _presence(self, heat_map: HeatMap, expected_share: float) -> float | None:
         if self.calibration is None or self.calibration.presence is None or heat_map.presence is None:
@@ -278,6 +279,12 @@ class Object:
         for phrase in self.phrases:
             heads.setdefault(phrase.text, phrase.head)
         return heads
+
+    @property
+    def english_heads(self) -> dict[str, str]:
+        """`heads` of the phrases in English, whose usual sizes and places are known."""
+        english = {phrase.text for phrase in self.phrases if phrase.language == ENGLISH_CODE}
+        return {text: head for text, head in self.heads.items() if text in english}
 
     @property
     def is_plural(self) -> bool:

@@ -90,7 +90,7 @@ LIBRARIES: dict[str, set[str]] = {
         "stages/model/",
         "pipeline/commands/models.py",
     },
-    "spacy": {"stages/phrases/noun_phrases.py"},
+    "spacy": {"stages/phrases/pipelines.py"},
     "typer": {"pipeline/commands/", "pipeline/research/"},
     "rich": {"pipeline/"},
     "cv2": {

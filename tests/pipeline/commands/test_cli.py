@@ -21,7 +21,7 @@ from phrasebox.pipeline.commands.options import OPTIONS
 from phrasebox.pipeline.commands.phrases import phrases_json
 from phrasebox.pipeline.dataset.folder import open_dataset
 from phrasebox.pipeline.dataset.selection import REGION_COLUMNS
-from phrasebox.stages.phrases.stage import PhrasesConfig
+from phrasebox.stages.phrases.config import PhrasesConfig
 from tests.build.datasets import manifest_of
 from tests.build.files import write_json
 from tests.messages import assert_message
@@ -186,7 +186,7 @@ ERRORS = [
     "run --set 'input={kind: jsonl, path: a}' --max-error-share 10%",
     "phrases none.txt",
     "phrases - --set max_phrase=3",
-    "phrases - --set spacy_model=xx_none",
+    "phrases - --set spacy_models.en=xx_none",
     f"{EXPLAIN} none.jpg --phrase dog --out a.npz",
     f"{EXPLAIN} text.jpg --phrase dog --out a.npz",
     f"{EXPLAIN} text.jpg --phrase ' ' --out a.npz",

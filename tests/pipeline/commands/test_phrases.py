@@ -8,7 +8,7 @@ from phrasebox.pipeline.commands.phrases import phrases_json
 from phrasebox.pipeline.config.run_config import RunConfig
 from phrasebox.pipeline.run.run import run
 from phrasebox.stages.contract.errors import InputError, ResumeError
-from phrasebox.stages.phrases.stage import PhrasesConfig
+from phrasebox.stages.phrases.config import PhrasesConfig
 from tests.build.datasets import Json
 from tests.build.files import read_lines
 from tests.messages import assert_message, expect_error

@@ -338,7 +338,7 @@ def test_the_summary_reports_what_failed(bad_run: tuple[Path, str]) -> None:
         ({"model": {"name": "ViT-B-17", "pretrained": "openai"}}, ConfigError, "model.name"),
         ({"model": {"config": "none.json", "weights": "none.pt"}}, WeightsError, "model.config"),
         ({"model": {"name": "coca_base", "weights": __file__}}, ConfigError, "model.name"),
-        ({"phrases": {"spacy_model": "xx_none"}}, ConfigError, "phrases.spacy_model"),
+        ({"phrases": {"spacy_models": {"en": "xx_none"}}}, ConfigError, "phrases.spacy_models"),
         ({"explain": {"blocks": 99}}, ConfigError, "explain.blocks"),
     ],
     ids=["input", "name", "model", "architecture", "parser", "blocks"],

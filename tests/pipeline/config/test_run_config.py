@@ -23,7 +23,7 @@ from phrasebox.pipeline.research.finetune.config import RECIPES, FinetuneConfig
 from phrasebox.stages.contract.errors import ConfigError, InputError
 from phrasebox.stages.explain import EXPLAINERS
 from phrasebox.stages.model.config import ModelConfig
-from phrasebox.stages.phrases.stage import PhrasesConfig
+from phrasebox.stages.phrases.config import PhrasesConfig
 from phrasebox.stages.prepare import ImagesConfig
 from phrasebox.stages.read import READERS
 from phrasebox.stages.regions.config import RegionsConfig

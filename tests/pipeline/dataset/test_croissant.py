@@ -18,7 +18,7 @@ MANIFEST: Json = {
     "scores": {"fitted_to": "12 images with the boxes of truth.json", "doubt": None, "presence": None},
     "config": {
         "input": {"kind": "jsonl", "path": "/home/somebody/secret/captions.jsonl"},
-        "phrases": {"spacy_model": "en_core_web_sm"},
+        "phrases": {"language": "en"},
         "explain": {"kind": "grad_eclip"},
         "source": {"kind": "heat_maps"},
     },
@@ -40,7 +40,7 @@ def test_it_says_where_regions_come_from_and_what_is_wrong_with_them() -> None:
     values = metadata(MANIFEST)
     assert "'captions.jsonl' (kind jsonl)" in values["rai:dataCollection"]
     assert "Of 9 images 2 failed" in values["rai:dataCollectionMissingData"]
-    assert "en_core_web_sm" in values["rai:dataAnnotationProtocol"]
+    assert "phrases.language en" in values["rai:dataAnnotationProtocol"]
     assert "explainer grad_eclip" in values["rai:dataAnnotationProtocol"]
     assert values["rai:machineAnnotationTools"] == ["phrasebox 0.1.0", "ViT-B-16/openai (fingerprint abc)"]
     assert "calibrated on 12 images with the boxes of truth.json" in values["rai:dataAnnotationAnalysis"]

@@ -40,7 +40,7 @@ from tests.build.files import read_lines, write_json, write_lines
 from tests.build.readings import draw_images, read_everywhere
 from tests.messages import assert_message, expect_error
 
-STORED = Path(__file__).parents[2] / "stored" / "0.1" / "dataset"
+STORED = Path(__file__).parents[2] / "stored" / "0.1-schema-2" / "dataset"
 FIELDS = {field.name: field.arrow for field in (*DATASET_FIELDS, *OPTIONAL_FIELDS)}
 
 
@@ -114,14 +114,14 @@ def before(today: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def next_version(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Raise the schema version: datasets that say 1 are then of the version before."""
+    """Raise the schema version: datasets that say 2 are then of the version before."""
 
     def raise_version() -> None:
-        monkeypatch.setattr(schema_versions, "ROWS", replace(ROWS, current=2, steps={1: lift_rows}))
+        monkeypatch.setattr(schema_versions, "ROWS", replace(ROWS, current=3, steps={2: lift_rows}))
         monkeypatch.setattr(
-            schema_versions, "MANIFEST", replace(MANIFEST, current=2, steps={1: lift_manifest})
+            schema_versions, "MANIFEST", replace(MANIFEST, current=3, steps={2: lift_manifest})
         )
-        monkeypatch.setattr(manifest, "SCHEMA_VERSION", 2)
+        monkeypatch.setattr(manifest, "SCHEMA_VERSION", 3)
 
     return raise_version
 
@@ -210,8 +210,8 @@ def test_parts_of_the_version_before_are_merged(
     reading = read_everywhere(tmp_path / "out", images, tmp_path / "coco of before")
     assert reading == expected
     merged = manifest_of(tmp_path / "out")
-    assert merged["schema_version"] == 2
-    before = {"phrasebox_version": "0.0.9", "schema_version": 1}
+    assert merged["schema_version"] == 3
+    before = {"phrasebox_version": "0.0.9", "schema_version": 2}
     assert merged["run"] | before == merged["run"], "so that it gets no rows of another version"
     assert merge(parts, tmp_path / "out") is None, "a second time there is nothing to do"
 
@@ -221,7 +221,7 @@ def test_parts_of_two_versions_are_refused_in_one_line(
 ) -> None:
     """Their rows may differ, whatever their columns are."""
 
-    later = {"schema_version": 2, "phrasebox_version": "0.2.0"}
+    later = {"schema_version": 3, "phrasebox_version": "0.2.0"}
     write_before(parts[0])
     for path in shards_of(parts[1]):
         origin = {**origin_of(path), **later}
@@ -243,10 +243,10 @@ def test_parts_of_a_patch_release_are_merged(parts: list[Path], tmp_path: Path) 
 def test_a_dataset_of_a_later_version_is_refused_and_stays_as_it_is(today: Path) -> None:
     """Whatever else is in it: nobody knows."""
     path = shards_of(today)[0]
-    origin = {**origin_of(path), "schema_version": 2}
+    origin = {**origin_of(path), "schema_version": 3}
     pq.write_table(with_origin(pa.table({"a": [1]}), json.dumps(origin)), path)
     change_manifest(
-        today, schema_version=2, phrasebox_version="0.2.0", shards="in another file", config=None
+        today, schema_version=3, phrasebox_version="0.2.0", shards="in another file", config=None
     )
     files = sorted(today.rglob("*"))
     for opened in (open_dataset, open_any_dataset):
@@ -259,7 +259,7 @@ def test_a_dataset_of_a_later_version_is_refused_and_stays_as_it_is(today: Path)
 
 def test_a_lost_manifest_of_a_later_version_is_not_made_again(today: Path) -> None:
     for path in shards_of(today):
-        origin = {**origin_of(path), "schema_version": 2, "phrasebox_version": "0.2.0"}
+        origin = {**origin_of(path), "schema_version": 3, "phrasebox_version": "0.2.0"}
         pq.write_table(with_origin(pq.read_table(path), json.dumps(origin)), path)
     (today / "dataset.json").unlink()
     with expect_error(SchemaError):
@@ -269,7 +269,7 @@ def test_a_lost_manifest_of_a_later_version_is_not_made_again(today: Path) -> No
 
 def test_a_shard_of_a_later_version_does_not_count_as_one_of_today(today: Path) -> None:
     path = shards_of(today)[1]
-    origin = {**origin_of(path), "schema_version": 2}
+    origin = {**origin_of(path), "schema_version": 3}
     pq.write_table(with_origin(pq.read_table(path), json.dumps(origin)), path)
     list_shards(today)
     with expect_error(InputError):
@@ -280,7 +280,7 @@ def test_an_unfinished_run_of_a_later_version_is_refused(today: Path) -> None:
     run = manifest_of(today)["run"]
     (today / "dataset.json").unlink()
     (today / ".phrasebox").mkdir()
-    (today / ".phrasebox" / "run.json").write_text(json.dumps({**run, "schema_version": 2}))
+    (today / ".phrasebox" / "run.json").write_text(json.dumps({**run, "schema_version": 3}))
     for opened in (open_dataset, open_any_dataset):
         with expect_error(SchemaError):
             opened(today)

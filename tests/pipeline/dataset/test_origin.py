@@ -65,7 +65,7 @@ def dataset_of(folder: Path, sections: Json, *, is_own: bool = False) -> Dataset
 OUTSIDE = {
     "input": {"path": ["/data/a b.tar"], "image_root": "s3://bucket/images"},
     "model": {"name": "ViT-B-16", "pretrained": "openai", "config": None},
-    "phrases": {"spacy_model": "a_package"},
+    "phrases": {"spacy_models": {"en": "a_package"}},
     "regions": {"calibration": "~/fit.json"},
     "source": {"kind": "boxes", "truth": "/data/truth.json"},
 }
@@ -78,7 +78,7 @@ OUTSIDE = {
             OUTSIDE,
             [],
             "input.path input.image_root regions.calibration source.truth "
-            "model.name model.pretrained phrases.spacy_model",
+            "model.name model.pretrained phrases.spacy_models",
         ),
         "what the user names, whatever it is": (
             OUTSIDE,
@@ -86,7 +86,7 @@ OUTSIDE = {
                 "input.path=/b.tar",
                 "input.image_root=/b",
                 "model={name: demo}",
-                "phrases.spacy_model=x",
+                "phrases.spacy_models={en: x}",
                 "source={}",
             ],
             "regions.calibration",

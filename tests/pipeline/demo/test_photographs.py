@@ -9,7 +9,8 @@ from phrasebox.pipeline.evaluate.text_only import TextOnly
 from phrasebox.stages.contract.masks import decode_mask, mask_box_xywh_px
 from phrasebox.stages.contract.records import Record, Sample
 from phrasebox.stages.files.json_files import read_json_as
-from phrasebox.stages.phrases.stage import PhrasesConfig, PhrasesStage
+from phrasebox.stages.phrases.config import PhrasesConfig
+from phrasebox.stages.phrases.stage import PhrasesStage
 from phrasebox.stages.truth import read_truth
 from phrasebox.stages.truth.ground_truth import GroundTruth
 from tests.build.datasets import Json

@@ -60,7 +60,7 @@ def test_the_libraries_of_all_rows_are_listed(
 ) -> None:
     """Of an upgrade between two starts; one without an upgrade adds nothing, and --fresh forgets."""
     config = light_config(captions, out)
-    here = versions_here(config.phrases.spacy_model)
+    here = versions_here(config.phrases.packages)
     assert here["torch"] == metadata.version("torch")
     upgraded = {**here, "torch": "99.0"}
     monkeypatch.setattr(

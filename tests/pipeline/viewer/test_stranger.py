@@ -121,7 +121,11 @@ def test_configurations_of_any_form_break_nothing(dataset: Path) -> None:
             {"name": None, "config": "FOLDER/model.json", "weights": "FOLDER/w.pt"},
             "--set model.weights=FOLDER/w.pt --set model.config=FOLDER/model.json",
         ),
-        ("phrases", {"spacy_model": "stranger_package"}, "--set phrases.spacy_model=stranger_package"),
+        (
+            "phrases",
+            {"spacy_models": {"en": "stranger_package"}},
+            "--set 'phrases.spacy_models=",
+        ),
         ("regions", {"refine": "sam", "sam": {"model": "evil/sam"}}, "--set regions.sam.model=evil/sam"),
     ],
     ids=["files", "a package", "a segmenter"],
@@ -148,13 +152,11 @@ def test_what_the_user_names_too_is_loaded(
     made_by_a_stranger: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def build(config: Any) -> Any:
-        raise ConfigError(
-            f"built: {config.model.name} {config.model.pretrained} {config.phrases.spacy_model}"
-        )
+        raise ConfigError(f"built: {config.model.name} {config.model.pretrained} {config.phrases.packages}")
 
     monkeypatch.setattr("phrasebox.pipeline.viewer.sample_view.build_steps", build)
     model = {"name": "ViT-B-16", "pretrained": "openai"}
-    dataset = made_by_a_stranger(images=True, model=model, phrases={"spacy_model": "other"})
-    settings = ["model.name=ViT-B-16", "model.pretrained=openai", "phrases.spacy_model=mine"]
+    dataset = made_by_a_stranger(images=True, model=model, phrases={"spacy_models": {"en": "other"}})
+    settings = ["model.name=ViT-B-16", "model.pretrained=openai", "phrases.spacy_models={en: mine}"]
     with serving(dataset, build=False, settings=settings) as served:
-        assert b"built: ViT-B-16 openai mine" in heat_of(served)[1]
+        assert b"built: ViT-B-16 openai ('mine',)" in heat_of(served)[1]

@@ -118,6 +118,7 @@ def test_the_row_of_an_annotated_image() -> None:
             }
         ],
         "absent": [],
+        "caption_language": [],
         "caption_score": [0.5, None],
         "phrase_count": 2,
         "error": None,

@@ -1,13 +1,14 @@
 import pytest
 
-from phrasebox.stages.phrases.noun_phrases import load_pipeline
-from phrasebox.stages.phrases.stage import PhrasesConfig, PhrasesStage
+from phrasebox.stages.phrases.config import PhrasesConfig
+from phrasebox.stages.phrases.pipelines import load_pipeline
+from phrasebox.stages.phrases.stage import PhrasesStage
 
 
 @pytest.fixture(scope="session")
 def nlp():
     """The default spaCy pipeline with only what phrases need."""
-    return load_pipeline(PhrasesConfig().spacy_model)
+    return load_pipeline(PhrasesConfig().packages[0], "en")
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ Marked = tuple[str, dict[Span, str]]
 """A caption, and the number of the object of each phrase."""
 
 
-def read_marked(name: str, mark: str) -> Iterator[Marked]:
+def read_marked(name: str, mark: str, language: str = "en") -> Iterator[Marked]:
     """Read a file of captions beside this one; `mark` is a pattern with the groups number and words."""
     for line in Path(__file__).with_name(name).read_text(encoding="utf-8").splitlines():
         if not line or line.startswith("#"):
@@ -24,7 +24,7 @@ def read_marked(name: str, mark: str) -> Iterator[Marked]:
             text += line[last : match.start()]
             start = len(text)
             text += match["words"]
-            objects[without_determiner(text, (start, len(text)))] = match["number"]
+            objects[without_determiner(text, (start, len(text)), language)] = match["number"]
             last = match.end()
         yield text + line[last:], objects
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 
 from benchmarks.photos.phrases import Span, without_determiner
 from phrasebox.stages.phrases.filters import word_lists
+from phrasebox.stages.phrases.languages.en import ENGLISH
 from phrasebox.stages.phrases.noun_phrases import extract
 from tests.stages.phrases.marked import f1_of, read_marked
 
@@ -24,7 +25,9 @@ def test_phrases_agree_with_the_mark_up_better_than_plain_noun_chunks(nlp):
     def score_of_ours(*, keep_parts: bool) -> float:
         lists = word_lists()
         return score(
-            lambda doc: ((each.start, each.end) for each in extract(doc, lists, keep_parts=keep_parts))
+            lambda doc: (
+                (each.start, each.end) for each in extract(doc, lists, ENGLISH, keep_parts=keep_parts)
+            )
         )
 
     chunks = score(lambda doc: ((chunk.start_char, chunk.end_char) for chunk in doc.noun_chunks))

@@ -1,7 +1,7 @@
 """Languages of captions: other ones are found, and English is not taken for one."""
 
 from phrasebox.stages.phrases.filters import make_readable
-from phrasebox.stages.phrases.stage import foreign_language
+from phrasebox.stages.phrases.recognition import foreign_language
 
 FOREIGN = {
     "de": [

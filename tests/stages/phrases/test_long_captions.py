@@ -4,8 +4,9 @@ from itertools import combinations
 
 from benchmarks.photos.phrases import without_determiner
 from phrasebox.stages.contract.records import Record, Sample
+from phrasebox.stages.phrases.config import PhrasesConfig
 from phrasebox.stages.phrases.groups import link_phrases
-from phrasebox.stages.phrases.stage import PhrasesConfig, PhrasesStage
+from phrasebox.stages.phrases.stage import PhrasesStage
 from tests.stages.phrases.marked import f1_of, read_marked
 
 MARKED = [*read_marked("long_captions.txt", r"\[(?P<number>\d+) (?P<words>[^\]]*)\]")]

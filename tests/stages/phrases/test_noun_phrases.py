@@ -1,6 +1,7 @@
 import pytest
 
 from phrasebox.stages.phrases.filters import make_readable, word_lists
+from phrasebox.stages.phrases.languages.en import ENGLISH
 from phrasebox.stages.phrases.noun_phrases import extract
 
 LISTS = word_lists()
@@ -9,7 +10,7 @@ LISTS = word_lists()
 def phrases_of(nlp, caption: str, **settings) -> str:
     """The phrases as "words:head | words:head*", the star for a plural; captions are as the parser gets them."""
     assert make_readable(caption).text == caption
-    phrases = extract(nlp(caption), LISTS, **settings)
+    phrases = extract(nlp(caption), LISTS, ENGLISH, **settings)
     return " | ".join(
         f"{caption[each.start : each.end]}:{each.head}{'*' * each.plural}" for each in phrases
     )
@@ -122,7 +123,7 @@ def test_parts_are_kept_on_request(nlp):
 
 
 def test_a_list_of_words_is_no_phrase(nlp):
-    assert extract(nlp("dog " * 200), LISTS) == []
+    assert extract(nlp("dog " * 200), LISTS, ENGLISH) == []
 
 
 @pytest.mark.parametrize(
@@ -137,4 +138,4 @@ def test_a_list_of_words_is_no_phrase(nlp):
     ],
 )
 def test_the_drop_list_can_be_changed(nlp, caption, settings, heads):
-    assert [phrase.head for phrase in extract(nlp(caption), word_lists(**settings))] == heads
+    assert [phrase.head for phrase in extract(nlp(caption), word_lists(**settings), ENGLISH)] == heads

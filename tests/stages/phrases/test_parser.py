@@ -4,13 +4,15 @@ import pytest
 import spacy
 
 from phrasebox.stages.contract.errors import ConfigError
-from phrasebox.stages.phrases.noun_phrases import load_pipeline
-from phrasebox.stages.phrases.stage import PhrasesConfig
+from phrasebox.stages.phrases.config import PhrasesConfig
+from phrasebox.stages.phrases.pipelines import load_pipeline
 from tests.messages import expect_error
+
+(ENGLISH_PACKAGE,) = PhrasesConfig().packages
 
 
 def test_words_have_the_attributes_that_spacy_gives_them(nlp):
-    plain = spacy.load(PhrasesConfig().spacy_model, exclude=["ner"])
+    plain = spacy.load(ENGLISH_PACKAGE, exclude=["ner"])
     captions = [
         "Someone's dog is running and that one isn't.",
         "each of us, her dogs and  two others",
@@ -35,20 +37,22 @@ def test_numpy_multiplies_matrices_where_it_has_one_thread(openblas, openmp, exp
     monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
     if openblas:
         monkeypatch.setenv("OPENBLAS_NUM_THREADS", openblas)
-    pipeline = load_pipeline(PhrasesConfig().spacy_model)
+    pipeline = load_pipeline(ENGLISH_PACKAGE, "en")
     assert pipeline.get_pipe("tok2vec").model.ops.use_blis == expected
 
 
 def test_a_pipeline_that_cannot_be_used_is_rejected(tmp_path, monkeypatch):
-    with expect_error(ConfigError, key="phrases.spacy_model"):
-        load_pipeline("en_core_web_xxl")
+    with expect_error(ConfigError, key="phrases.spacy_models"):
+        load_pipeline("en_core_web_xxl", "en")
     blank = spacy.blank("en")
     blank.to_disk(tmp_path)
-    with expect_error(ConfigError, key="phrases.spacy_model"):
-        load_pipeline(str(tmp_path))
+    with expect_error(ConfigError, key="phrases.spacy_models"):
+        load_pipeline(str(tmp_path), "de")
+    with expect_error(ConfigError, key="phrases.spacy_models"):
+        load_pipeline(str(tmp_path), "en")
     for part in ("tagger", "parser", "lemmatizer"):
         blank.add_pipe(part)
     blank.vocab.get_noun_chunks = None  # as for the languages that spaCy has no rules for
     monkeypatch.setattr(spacy, "load", lambda name, **options: blank)
-    with expect_error(ConfigError, key="phrases.spacy_model"):
-        load_pipeline("any")
+    with expect_error(ConfigError, key="phrases.spacy_models"):
+        load_pipeline("any", "en")

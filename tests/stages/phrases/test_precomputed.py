@@ -9,8 +9,9 @@ import pytest
 from phrasebox.pipeline.commands.phrases import phrases_json
 from phrasebox.stages.contract.errors import InputError
 from phrasebox.stages.contract.records import Record, Sample
+from phrasebox.stages.phrases.config import PhrasesConfig
 from phrasebox.stages.phrases.precomputed import PrecomputedPhrases
-from phrasebox.stages.phrases.stage import PhrasesConfig, PhrasesStage
+from phrasebox.stages.phrases.stage import PhrasesStage
 from tests.build.datasets import Json
 from tests.build.files import write_lines
 from tests.messages import expect_error
@@ -55,7 +56,7 @@ def test_the_answers_are_those_of_parsing(settings: Json, lines: int, tmp_path: 
 
 def test_the_parser_is_not_loaded_for_captions_of_the_file(tmp_path: Path) -> None:
     phrases = PrecomputedPhrases.read(written(tmp_path / "phrases.jsonl", *CAPTIONS[0]))
-    stage = PhrasesStage(PhrasesConfig(spacy_model="not_there"), phrases)
+    stage = PhrasesStage(PhrasesConfig(spacy_models={"en": "not_there"}), phrases)
     stage.setup()
     (record,) = stage.process(records(CAPTIONS[0]))
     assert [phrase.text for phrase in record.phrases] == ["old dog", "two cats", "old dog"]

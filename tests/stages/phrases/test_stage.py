@@ -5,8 +5,9 @@ from pydantic import ValidationError
 
 from phrasebox.stages.contract.errors import RowError
 from phrasebox.stages.contract.records import Phrase, Record, Sample
+from phrasebox.stages.phrases.config import PhrasesConfig
 from phrasebox.stages.phrases.filters import normalise
-from phrasebox.stages.phrases.stage import PhrasesConfig, PhrasesStage
+from phrasebox.stages.phrases.stage import PhrasesStage
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=80)
 WORDS = (
@@ -177,7 +178,7 @@ def test_the_answer_does_not_depend_on_the_batch(stage, all_captions):
         ("max_phrases", 0),
         ("max_caption_chars", 0),
         ("drop_heads_add", [" "]),
-        ("spacy_model", ""),
+        ("spacy_models", {"en": ""}),
         ("max_phrase", 1),
         ("languages", ["eng"]),
     ],
