@@ -21,7 +21,8 @@ from benchmarks.generic.heads import GRID, ImageHead, Scales, TextHead
 from benchmarks.generic.texts import SentenceEncoder
 from benchmarks.generic.trunks import FrozenTrunk
 from phrasebox.stages.contract.records import Record
-from phrasebox.stages.phrases.stage import PhrasesConfig, PhrasesStage
+from phrasebox.stages.phrases.config import PhrasesConfig
+from phrasebox.stages.phrases.stage import PhrasesStage
 from phrasebox.stages.read import READERS, make_reader
 
 PHOTOGRAPHS: Final = 2000
