@@ -155,7 +155,10 @@ def _scores(manifest: Mapping[str, Any]) -> str:
     scores = manifest.get("scores")
     meaning = scores if isinstance(scores, Mapping) else {}
     sentences = [
-        f"Scores are calibrated on {meaning['fitted_to']}; on other images they can be far too high or too low."
+        f"Scores are estimated by {meaning['fitted_to']}; on models that the fit had not seen they were up to "
+        f"{meaning['estimated_margin']} too high."
+        if meaning.get("estimated_margin")
+        else f"Scores are calibrated on {meaning['fitted_to']}; on other images they can be far too high or too low."
         if meaning.get("fitted_to")
         else "No calibration: a score only ranks, and is not the probability of being right."
     ]

@@ -24,6 +24,7 @@ def statistics(index: Index, search: Search | None = None, *, most: int = 30) ->
     score, area_share  of the regions: {edges, counts, quantiles}; the last bin holds its upper edge
     thresholds         [{precision, score, regions, share, sizes}], see `ScoreRanking.table`, and
                        the sizes of these regions; empty if scores only rank
+    estimated_margin   how much too high estimated scores may be, which precisions leave off; 0 for others
     highest_precision  that of the regions with the highest score; None if scores only rank
     sizes              of all regions by `SIZES`: name -> {share, score}, score being the mean
     phrases_per_image, regions_per_image   samples without an error by count: {labels, counts}
@@ -70,7 +71,7 @@ def statistics(index: Index, search: Search | None = None, *, most: int = 30) ->
 
 def _thresholds(index: Index, search: Search) -> Json:
     if not index.dataset.has_probabilities:
-        return {"thresholds": [], "highest_precision": None}
+        return {"thresholds": [], "highest_precision": None, "estimated_margin": 0.0}
     scores = index.scores(search)
     thresholds = [
         {
@@ -82,7 +83,11 @@ def _thresholds(index: Index, search: Search) -> Json:
         }
         for threshold in scores.table()
     ]
-    return {"thresholds": thresholds, "highest_precision": scores.highest_precision}
+    return {
+        "thresholds": thresholds,
+        "highest_precision": scores.highest_precision,
+        "estimated_margin": index.dataset.score_margin,
+    }
 
 
 def _sizes(ask: Any, min_score: float = 0.0) -> Json:

@@ -93,7 +93,13 @@ class ReviewSession:
             regions.append({"row": row, "id": key.annotation_id, "answered": list(answers), "own": fields})
         calibrated = bool(self.dataset.manifest.get("calibration"))
         figures, pending = self._figures(reviews)
-        return {"regions": regions, "calibrated": calibrated, "figures": figures, "pending": pending}
+        return {
+            "regions": regions,
+            "calibrated": calibrated,
+            "margin": self.dataset.score_margin,
+            "figures": figures,
+            "pending": pending,
+        }
 
     def _figures(self, reviews: Reviews) -> tuple[Json, bool]:
         """Return the figures of all answers, and whether these are of earlier reviews: one request computes."""

@@ -177,6 +177,7 @@ function summarise() {
   const notes = [];
   if (state.pending) notes.push("These figures do not count the latest answers yet.");
   if (!state.calibrated) notes.push("The scores of this dataset only rank: they claim no share.");
+  if (state.margin) notes.push(`The scores of this dataset are estimated by a calibration of other models: they may be ${state.margin} too high.`);
   if (figures.note) notes.push(`${figures.note}.`);
   if (figures.counts?.elsewhere) notes.push(`${figures.counts.elsewhere} answers are about regions that are not in this dataset; they do not count.`);
   if (figures.counts?.damaged) notes.push(`${figures.counts.damaged} lines of the reviews cannot be read.`);

@@ -4,6 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import httpx2
 import numpy as np
 import pytest
 
@@ -20,6 +21,7 @@ from tests.build.datasets import manifest_of
 from tests.messages import expect_error
 from tests.pipeline.commands.evaluated import called, config_of, drawing, run_aloud
 from tests.pipeline.light import assert_alike, rows_of
+from tests.pipeline.viewer.conftest import serving
 
 PLAIN = {"rule": "fitted", "upsample": "linear", "smooth_patches": 1.0}
 """Settings of regions that the generic calibration was made with, in place of those of `demo`."""
@@ -64,6 +66,13 @@ def test_a_run_says_and_stores_that_its_scores_are_estimates(made: tuple[Path, s
     assert manifest["calibration"] == manifest["run"]["presence"]
     assert manifest["config"]["regions"]["rule"] == "fitted"
     assert "Scores are estimated" in (out / "README.md").read_text()
+    assert "Scores are estimated" in (out / "croissant.json").read_text()
+
+
+def test_the_viewer_calls_them_estimates(made: tuple[Path, str]) -> None:
+    with serving(made[0]) as served:
+        page = httpx2.get(f"{served.url}/stats").text
+    assert f"less {open_dataset(made[0]).score_margin}: the scores are estimated" in page
 
 
 def test_its_boxes_are_standardised_by_the_images_and_its_scores_are_not(made: tuple[Path, str]) -> None:
