@@ -27,8 +27,8 @@ from phrasebox.pipeline.run.steps import build_steps
 from phrasebox.stages.contract.schema import records_to_rows
 from phrasebox.stages.contract.tables import records_to_table, table_to_records
 from phrasebox.stages.explain import base
-from phrasebox.stages.model.clip import TextEncoder
 from phrasebox.stages.model.device import pixels_on
+from phrasebox.stages.model.text_encoder import TextEncoder
 from phrasebox.stages.read import make_reader, plan_pieces
 from phrasebox.stages.write import ShardWriter
 

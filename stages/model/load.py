@@ -10,7 +10,7 @@ import torch
 
 from phrasebox.stages.contract.errors import ConfigError
 from phrasebox.stages.model import hub
-from phrasebox.stages.model.clip import ClipModel, TextEncoder
+from phrasebox.stages.model.clip import ClipModel
 from phrasebox.stages.model.config import (
     AUTO,
     InputSpec,
@@ -27,6 +27,7 @@ from phrasebox.stages.model.device import (
     warn_of_slow_precision,
 )
 from phrasebox.stages.model.module import module_of
+from phrasebox.stages.model.text_encoder import TextEncoder
 from phrasebox.stages.model.tokenizer import ClipTokenizer, tokenizer_of
 from phrasebox.stages.model.towers.from_open_clip import Model, build_image_tower
 from phrasebox.stages.model.towers.plan import SUPPORTED, input_of, sides_px

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from phrasebox.stages.contract.errors import ConfigError, WeightsError
 from phrasebox.stages.explain import EXPLAINERS, kinds_for
-from phrasebox.stages.model.clip import ClipModel, TextEncoder
+from phrasebox.stages.model.clip import ClipModel
 from phrasebox.stages.model.describe import describe
+from phrasebox.stages.model.text_encoder import TextEncoder
 from phrasebox.stages.model.tokenizer import tokenizer_of
 from tests.closeness import assert_close
 from tests.messages import expect_error

@@ -1,6 +1,6 @@
 """Embeddings of texts: open_clip's, each text once, and only the tokens that it has."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import open_clip
@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from phrasebox.stages.model import clip
-from phrasebox.stages.model.clip import ClipModel, TextCache, TextEncoder
+from phrasebox.stages.model import text_encoder
+from phrasebox.stages.model.clip import ClipModel, TextCache
 from phrasebox.stages.model.config import ModelConfig
 from phrasebox.stages.model.describe import describe
 from phrasebox.stages.model.load import from_open_clip
 from phrasebox.stages.model.module import module_of
+from phrasebox.stages.model.text_encoder import TextEncoder, text_tower_of
 from tests.closeness import assert_close
 from tests.factories import SPEC, tiny_architecture, tiny_clip
 from tests.stages.explain.models import tokenizer
@@ -47,7 +48,7 @@ def embed_whole(network: nn.Module, texts: list[str]) -> Tensor:
 
 @pytest.mark.parametrize("tokens_per_pass", [1, 20, 4096])
 def test_texts_of_all_lengths_in_any_order(network: nn.Module, tokens_per_pass: int, monkeypatch) -> None:
-    monkeypatch.setattr(clip, "TOKENS_PER_PASS", tokens_per_pass)
+    monkeypatch.setattr(text_encoder, "TOKENS_PER_PASS", tokens_per_pass)
     encode = TextEncoder(network, tokenizer)
     for texts in (TEXTS, TEXTS[::-1], [*TEXTS, *TEXTS[::2]], TEXTS[:1]):
         embeddings = encode(texts)
@@ -77,6 +78,59 @@ def test_custom_text_towers(text_options: dict[str, object], is_cut: bool) -> No
     encode = TextEncoder(other, tokenizer)
     assert (encode.tower is not None) == is_cut
     assert_close(encode(TEXTS), embed_whole(other, TEXTS))
+
+
+@pytest.mark.parametrize("text_options", [{"qk_norm": True}, {"scale_attn": True}], ids=str)
+def test_blocks_with_options_are_open_clip_s(text_options: dict[str, object]) -> None:
+    architecture = tiny_architecture()
+    architecture["text_cfg"].update(text_options)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        other = open_clip.CustomTextCLIP(**architecture).eval()
+    assert text_tower_of(other).blocks is None
+    assert_close(TextEncoder(other, tokenizer)(TEXTS), embed_whole(other, TEXTS))
+
+
+class Doubled(nn.Linear):
+    """A layer with twice the result, as an adapter changes it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+@pytest.mark.parametrize("part", ["mlp.c_fc", "mlp.c_proj"])
+def test_blocks_with_a_part_that_was_replaced_are_open_clip_s(part: str) -> None:
+    other = tiny_clip()
+    assert text_tower_of(other).blocks is not None
+    parent, _, name = f"transformer.resblocks.0.{part}".rpartition(".")
+    layer = other.get_submodule(f"{parent}.{name}")
+    doubled = Doubled(layer.in_features, layer.out_features)
+    doubled.load_state_dict(layer.state_dict())
+    setattr(other.get_submodule(parent), name, doubled)
+    assert text_tower_of(other).blocks is None
+    assert_close(TextEncoder(other, tokenizer)(TEXTS), embed_whole(other, TEXTS))
+
+
+def test_plain_blocks_are_computed_without_a_transposed_input(network: nn.Module, monkeypatch) -> None:
+    """`nn.MultiheadAttention` transposes it, which a CPU's product pays for."""
+    monkeypatch.setattr(nn.MultiheadAttention, "forward", lambda *_, **__: pytest.fail("it was called"))
+    assert TextEncoder(network, tokenizer)(TEXTS).isfinite().all()
+
+
+def test_gradients_of_plain_blocks_are_open_clip_s() -> None:
+    """They reach the weights of a model in training."""
+    network = tiny_clip().requires_grad_(True)
+    tokens = tokenizer(TEXTS[:4])
+
+    def gradients(embed: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        network.zero_grad()
+        embed(tokens).square().sum().backward()
+        return [weight.grad.clone() for weight in network.transformer.parameters()]
+
+    for ours, theirs in zip(
+        gradients(text_tower_of(network).encode), gradients(network.encode_text), strict=True
+    ):
+        assert_close(ours, theirs)
 
 
 def test_the_bundled_model_s_own_context_length() -> None:
