@@ -94,7 +94,8 @@ def from_open_clip(
         spec: Size and normalisation of the images. None: the model's own, or OpenAI's mean and
             deviation.
         name: Name for people.
-        precision: Precision of the image trunk; None keeps the model's own.
+        precision: Precision of the image trunk, and of texts (`TextEncoder`); None keeps the
+            model's own.
     """
     model = getattr(model, "module", model)  # of DistributedDataParallel
     visual = getattr(model, "visual", None)
@@ -120,7 +121,9 @@ def from_open_clip(
         name=name,
         tower=tower,
         input=spec,
-        encode_text=TextEncoder(model, _clip_tokenizer(model) if tokenizer is None else tokenizer),
+        encode_text=TextEncoder(
+            model, _clip_tokenizer(model) if tokenizer is None else tokenizer, precision
+        ),
         logit_scale=float(model.logit_scale.detach().double().exp()),
         logit_bias=None if bias is None else float(bias.detach()),
     )

@@ -10,7 +10,7 @@ import torch
 from open_clip import transformer
 from torch import Tensor, nn
 
-from phrasebox.stages.model.device import to_device
+from phrasebox.stages.model.device import allow_tf32, to_device
 from phrasebox.stages.model.dual_encoder import DualEncoder, MaskedTexts
 from phrasebox.stages.model.towers.from_open_clip import block_of
 from phrasebox.stages.model.towers.trunk import private_copy
@@ -124,19 +124,36 @@ class TextEncoder:
     Under a causal mask the tokens behind the end of a text cannot reach it, so they are cut
     off: phrases of 1,000 photographs have 4.3 tokens on average, and the model's context has
     77. Text towers without such a mask embed the whole context.
+
+    In a run in bf16 the weights of texts are in bf16, too, but for open_clip's own layers on a CPU, whose transposed
+    input makes them slower than in fp32. In fp16 weights stay as they are, since texts of some models overflow.
+    A GPU may compute the fp32 products of a run in 16 bits in TF32.
+
+    Args:
+        model: A model of open_clip, or a `DualEncoder`.
+        tokenizer: Texts -> int (T, context).
+        precision: Precision of the run; None: that of the model's weights.
     """
 
-    def __init__(self, model: Any, tokenizer: Any) -> None:
+    def __init__(self, model: Any, tokenizer: Any, precision: torch.dtype | None = None) -> None:
         self.tokenizer = tokenizer
         self.device = next(model.parameters()).device
+        self.precision = precision
         self.model = private_copy(model, None)  # in evaluation mode: a text tower may have dropout
         self.model._modules.pop("visual", None)  # texts do not need the memory of the image tower
-        self.tower: TextTower | MaskedTexts | None
-        self.tower = self.model.texts if isinstance(self.model, DualEncoder) else text_tower_of(self.model)
+        self.tower = _tower_of(self.model)
+        if precision == torch.bfloat16 and self._is_fast_in_16_bits:
+            self.model.to(precision)
+            self.tower = _tower_of(self.model)  # blocks hold the tensors of the module
+
+    @property
+    def _is_fast_in_16_bits(self) -> bool:
+        is_plain = isinstance(self.tower, TextTower) and self.tower.blocks is not None
+        return is_plain or isinstance(self.model, DualEncoder) or self.device.type == "cuda"
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """Return the embeddings (len(texts), E), in the model's dtype."""
+        """Return the embeddings (len(texts), E), in the dtype of the weights of texts."""
         tokens: Tensor = self.tokenizer(list(texts))
         if self.tower is None:
             encode = self.model.encode_text
@@ -146,10 +163,15 @@ class TextEncoder:
             lengths = self.tower.ends_of(tokens) + 1
         order = []
         parts = []
-        for length, rows in split_by_length(lengths):
-            order.append(rows)
-            parts.append(encode(to_device(tokens[rows, :length], self.device)))
+        with allow_tf32(self.device, self.precision or torch.float32):
+            for length, rows in split_by_length(lengths):
+                order.append(rows)
+                parts.append(encode(to_device(tokens[rows, :length], self.device)))
         return torch.cat(parts)[to_device(torch.cat(order).argsort(), self.device)]
+
+
+def _tower_of(model: Any) -> TextTower | MaskedTexts | None:
+    return model.texts if isinstance(model, DualEncoder) else text_tower_of(model)
 
 
 def split_by_length(lengths: Tensor) -> Iterator[tuple[int, Tensor]]:

@@ -117,6 +117,30 @@ def test_plain_blocks_are_computed_without_a_transposed_input(network: nn.Module
     assert TextEncoder(network, tokenizer)(TEXTS).isfinite().all()
 
 
+@pytest.mark.parametrize(
+    ("precision", "expected"),
+    [(None, torch.float32), (torch.bfloat16, torch.bfloat16), (torch.float16, torch.float32)],
+    ids=["none", "bf16", "fp16"],
+)
+def test_texts_have_the_precision_of_a_run_in_bf16(
+    network: nn.Module, precision: torch.dtype | None, expected: torch.dtype
+) -> None:
+    embeddings = TextEncoder(network, tokenizer, precision)(TEXTS)
+    assert embeddings.dtype == expected
+    theirs = embed_whole(network, TEXTS)
+    assert F.cosine_similarity(embeddings.float(), theirs, dim=-1).min() > 0.999
+    assert network.token_embedding.weight.dtype == torch.float32, "the model is only read"
+
+
+def test_blocks_of_open_clip_keep_fp32_on_a_cpu() -> None:
+    architecture = tiny_architecture()
+    architecture["text_cfg"]["qk_norm"] = True
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        other = open_clip.CustomTextCLIP(**architecture).eval()
+    assert TextEncoder(other, tokenizer, torch.bfloat16)(TEXTS).dtype == torch.float32
+
+
 def test_gradients_of_plain_blocks_are_open_clip_s() -> None:
     """They reach the weights of a model in training."""
     network = tiny_clip().requires_grad_(True)
@@ -135,7 +159,7 @@ def test_gradients_of_plain_blocks_are_open_clip_s() -> None:
 
 def test_the_bundled_model_s_own_context_length() -> None:
     """Its tokenizer has its own words and a shorter context."""
-    encode = load_model(ModelConfig(name="demo", device="cpu")).encode_text
+    encode = load_model(ModelConfig(name="demo", device="cpu", precision="fp32")).encode_text
     assert isinstance(encode, TextEncoder)
     assert encode.tower is not None, "texts are cut off at their end"
     with torch.no_grad():
