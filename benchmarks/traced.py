@@ -37,9 +37,10 @@ from phrasebox.stages.contract.records import Phrase, Pixels, Record, Sample
 from phrasebox.stages.explain import base
 from phrasebox.stages.explain.config import GradEclipConfig
 from phrasebox.stages.explain.stage import BATCH_SIZES, ExplainStage, ExplainStageConfig
-from phrasebox.stages.model.clip import ClipModel, TextCache
+from phrasebox.stages.model.clip import ClipModel
 from phrasebox.stages.model.config import ModelConfig
 from phrasebox.stages.model.load import from_open_clip
+from phrasebox.stages.model.text_cache import TextCache
 from phrasebox.stages.scores.presence import ImageStatistics, Presence
 
 aten = torch.ops.aten

@@ -3,7 +3,8 @@
     config, description   how a model is named; everything about it but the numbers in its weights
     describe              the one into the other, checked, by `checkpoints/` and `catalog`
     module, load          a description -> open_clip's module -> a `clip.ClipModel`
-    clip, text_encoder    the model as explainers use it; embeddings of texts
+    clip, text_encoder    the model as explainers use it; its function that embeds texts
+    text_cache            embeddings of texts in one table, each text once
     tokenizer             words of a text to the numbers of tokens
     vocabulary            which file holds a model's vocabulary
     hub, device           downloads; the device, its precisions and copies to it

@@ -4,23 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from open_clip import transformer
 from torch import Tensor, nn
 
+from phrasebox.stages.contract.stage import Device
 from phrasebox.stages.model.device import allow_tf32, to_device
 from phrasebox.stages.model.dual_encoder import DualEncoder, MaskedTexts
 from phrasebox.stages.model.towers.from_open_clip import block_of
 from phrasebox.stages.model.towers.trunk import private_copy
 from phrasebox.stages.model.towers.vision import Block, attend
 
-TOKENS_PER_PASS: Final = 4096  # The most tokens of one forward pass, which bounds its memory
 
-PASS_COST: Final = 40
-"""A forward pass costs as much as so many tokens, whatever it embeds (measured: ViT-B-32's texts
-in bf16 on 2 cores). Captions of 10 to 26 tokens take two thirds of the time of exact lengths."""
+class Passes(NamedTuple):
+    """What decides which texts share a forward pass.
+
+    Attributes:
+        most_tokens: The most tokens of one pass, which bounds its memory.
+        cost: A pass costs as much as so many tokens, whatever it embeds.
+    """
+
+    most_tokens: int
+    cost: int
+
+
+PASSES: Final[dict[Device, Passes]] = {"cpu": Passes(4096, 40), "cuda": Passes(32_768, 2000)}
+"""Passes by device. On 2 CPU cores captions of 10 to 26 tokens take two thirds of the time of exact
+lengths (measured with ViT-B-32 in bf16). A GPU has some 150 launches a pass, in whose time it computes
+some 2,000 tokens (an estimate from counted launches)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +152,7 @@ class TextEncoder:
         self.tokenizer = tokenizer
         self.device = next(model.parameters()).device
         self.precision = precision
+        self._passes = PASSES["cuda" if self.device.type == "cuda" else "cpu"]
         self.model = private_copy(model, None)  # in evaluation mode: a text tower may have dropout
         self.model._modules.pop("visual", None)  # texts do not need the memory of the image tower
         self.tower = _tower_of(self.model)
@@ -164,7 +178,7 @@ class TextEncoder:
         order = []
         parts = []
         with allow_tf32(self.device, self.precision or torch.float32):
-            for length, rows in split_by_length(lengths):
+            for length, rows in split_by_length(lengths, self._passes):
                 order.append(rows)
                 parts.append(encode(to_device(tokens[rows, :length], self.device)))
         return torch.cat(parts)[to_device(torch.cat(order).argsort(), self.device)]
@@ -174,7 +188,7 @@ def _tower_of(model: Any) -> TextTower | MaskedTexts | None:
     return model.texts if isinstance(model, DualEncoder) else text_tower_of(model)
 
 
-def split_by_length(lengths: Tensor) -> Iterator[tuple[int, Tensor]]:
+def split_by_length(lengths: Tensor, kind: Passes) -> Iterator[tuple[int, Tensor]]:
     """Split texts for forward passes by their lengths in tokens, int (T,), the longest first.
 
     Yield the length that a pass needs, and the numbers of its texts. Shorter texts join a pass
@@ -186,8 +200,8 @@ def split_by_length(lengths: Tensor) -> Iterator[tuple[int, Tensor]]:
     padding = 0
     for place, tokens in enumerate(sizes):
         padding += sizes[start] - tokens
-        is_full = place > start and (place + 1 - start) * sizes[start] > TOKENS_PER_PASS
-        if is_full or padding > PASS_COST:
+        is_full = place > start and (place + 1 - start) * sizes[start] > kind.most_tokens
+        if is_full or padding > kind.cost:
             yield sizes[start], order[start:place]
             start = place
             padding = 0

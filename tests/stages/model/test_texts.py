@@ -9,13 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from phrasebox.stages.contract.stage import Device
 from phrasebox.stages.model import text_encoder
-from phrasebox.stages.model.clip import ClipModel, TextCache
+from phrasebox.stages.model.clip import ClipModel
 from phrasebox.stages.model.config import ModelConfig
 from phrasebox.stages.model.describe import describe
 from phrasebox.stages.model.load import from_open_clip
 from phrasebox.stages.model.module import module_of
-from phrasebox.stages.model.text_encoder import TextEncoder, text_tower_of
+from phrasebox.stages.model.text_cache import TextCache
+from phrasebox.stages.model.text_encoder import TextEncoder, split_by_length, text_tower_of
 from tests.closeness import assert_close
 from tests.factories import SPEC, tiny_architecture, tiny_clip
 from tests.stages.explain.models import tokenizer
@@ -47,8 +49,11 @@ def embed_whole(network: nn.Module, texts: list[str]) -> Tensor:
 
 
 @pytest.mark.parametrize("tokens_per_pass", [1, 20, 4096])
-def test_texts_of_all_lengths_in_any_order(network: nn.Module, tokens_per_pass: int, monkeypatch) -> None:
-    monkeypatch.setattr(text_encoder, "TOKENS_PER_PASS", tokens_per_pass)
+@pytest.mark.parametrize("pass_cost", [0, 40, 2000])
+def test_texts_of_all_lengths_in_any_order(
+    network: nn.Module, tokens_per_pass: int, pass_cost: int, monkeypatch
+) -> None:
+    monkeypatch.setitem(text_encoder.PASSES, "cpu", text_encoder.Passes(tokens_per_pass, pass_cost))
     encode = TextEncoder(network, tokenizer)
     for texts in (TEXTS, TEXTS[::-1], [*TEXTS, *TEXTS[::2]], TEXTS[:1]):
         embeddings = encode(texts)
@@ -172,6 +177,17 @@ def model(network: nn.Module) -> ClipModel:
     return from_open_clip(network, tokenizer, SPEC)
 
 
+@pytest.mark.parametrize(("kind", "most"), [("cpu", 13), ("cuda", 3)])
+def test_texts_of_a_batch_take_few_passes(kind: Device, most: int) -> None:
+    """320 captions of 64 photographs, and their phrases: a GPU pays for passes, a CPU for padding."""
+    lengths = torch.cat([8 + torch.arange(320) % 15, 3 + torch.arange(400) % 6])
+    passes = list(split_by_length(lengths, text_encoder.PASSES[kind]))
+    assert torch.cat([rows for _, rows in passes]).sort().values.equal(torch.arange(720))
+    assert len(passes) <= most
+    tokens = sum(length * len(rows) for length, rows in passes)
+    assert int(lengths.sum()) <= tokens <= int(lengths.sum()) + len(passes) * text_encoder.PASSES[kind].cost
+
+
 class RecordingEncoder:
     """A model's text encoder that remembers what it was asked."""
 
@@ -223,13 +239,32 @@ def test_the_texts_that_were_not_used_for_longest_are_forgotten(model: ClipModel
 
 
 def test_memory_does_not_grow_with_the_texts_that_were_forgotten(model: ClipModel) -> None:
-    """Also of those that were embedded together with one that is kept."""
-    cache = TextCache(model, max_texts=50)
-    for number in range(5):
+    """Their rows are taken by those that follow."""
+    cache = TextCache(model, max_texts=50, max_aside=10)
+    for number in range(40):
         cache(["dog", *(f"{number} {other}" for other in range(60))])
-    rows = list(cache._rows.values())
-    assert len(rows) == 50
-    assert sum(row.untyped_storage().nbytes() for row in rows) == 50 * model.embed_dim * 4
+        cache.set_aside([f"{number} {other}" for other in range(30, 60)])
+    assert len(cache._rows) + len(cache._aside) <= 60
+    values = cache._table._values
+    assert values is not None
+    assert len(values) <= 1 + 50 + 10 + 61, "the texts of a call may be more than are kept"
+
+
+def test_rows_that_others_have_taken_keep_no_old_numbers(model: ClipModel) -> None:
+    """Each text has its own embedding, however often its row had another."""
+    cache = TextCache(model, max_texts=3, max_aside=2)
+    for number in range(30):
+        texts = [f"text {number % 7}", f"{number} dogs", "a cat"]
+        assert_close(cache(texts), F.normalize(model.encode_text(texts), dim=-1))
+        cache.set_aside(texts[:2])
+
+
+def test_a_table_of_many_texts_grows(model: ClipModel) -> None:
+    cache = TextCache(model)
+    for first in range(0, 3000, 600):
+        cache.embed_ahead([f"{number} dogs" for number in range(first, first + 600)])
+    texts = ["2999 dogs", "0 dogs", "1024 dogs"]
+    assert_close(cache(texts), F.normalize(model.encode_text(texts), dim=-1))
 
 
 def test_texts_that_were_set_aside_are_computed_once_while_they_are_among_the_last(
