@@ -10,6 +10,7 @@
     hub, device           downloads; the device, its precisions and copies to it
     towers/plan           the kind of an image tower, by its configuration alone
     towers/from_open_clip a tower of open_clip, `from_timm` of timm -> `vision`, `text`, `pooled`
+    towers/folding        batch norms as part of convolutions, in a copy
     towers/tower          what all image towers have, of `layers` and `trunk`; `dense` features
 
 Undocumented parts of open_clip and torch are in use. `tests/architecture/test_private_apis.py`

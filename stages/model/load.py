@@ -29,6 +29,7 @@ from phrasebox.stages.model.device import (
 from phrasebox.stages.model.module import module_of
 from phrasebox.stages.model.text_encoder import TextEncoder
 from phrasebox.stages.model.tokenizer import ClipTokenizer, tokenizer_of
+from phrasebox.stages.model.towers.folding import folded_copy
 from phrasebox.stages.model.towers.from_open_clip import Model, build_image_tower
 from phrasebox.stages.model.towers.plan import SUPPORTED, input_of, sides_px
 from phrasebox.stages.model.towers.trunk import private_copy
@@ -95,7 +96,7 @@ def from_open_clip(
             deviation.
         name: Name for people.
         precision: Precision of the image trunk, and of texts (`TextEncoder`); None keeps the
-            model's own.
+            model's own, and shares its weights. Otherwise batch norms are folded into convolutions.
     """
     model = getattr(model, "module", model)  # of DistributedDataParallel
     visual = getattr(model, "visual", None)
@@ -107,7 +108,8 @@ def from_open_clip(
         getattr(visual, "preprocess_cfg", None) or {}, *sides_px({"image_size": visual.image_size})
     )
     normalisation = spec or model_spec
-    tower = build_image_tower(private_copy(visual, precision), normalisation.mean, normalisation.std)
+    visual_copy = private_copy(visual, None) if precision is None else folded_copy(visual, precision)
+    tower = build_image_tower(visual_copy, normalisation.mean, normalisation.std)
     stride = tower.placement.stride_px
     if spec is None:
         spec = replace(model_spec, size_px=model_spec.size_px // stride * stride, patch_px=stride)
