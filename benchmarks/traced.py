@@ -231,8 +231,8 @@ def figures() -> Iterator[dict[str, Any]]:
         device_s = (
             sum(products[name] / TFLOPS[name] for name in TFLOPS) + TRAFFIC * told.written / GB_PER_S / 1e9
         )
-        each = f"{counted(phrases, 'phrase')} and {counted(captions, 'new caption')} an image"
-        what = f"{each}, batch {IMAGES}, ViT-B-16 in bf16, {CONFIG.name}, traced without a GPU"
+        load = f"{counted(phrases, 'phrase')} and {counted(captions, 'new caption')} an image"
+        what = f"{load}, batch {IMAGES}, ViT-B-16 in bf16, {CONFIG.name}, traced without a GPU"
         for name, value, unit, against in (
             ("launches", told.launches, "launches", what),
             *((f"products_{name}", value, "TFLOP", what) for name, value in products.items()),
