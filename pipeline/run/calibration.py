@@ -132,6 +132,8 @@ def find_generic_calibration(regions: RegionsConfig) -> Calibration | None:
             "checkout, stages/model/weights/generic/calibration.json",
             key="regions.calibration",
         )
+    if not path.is_file():
+        return None  # it names none of other models, and `find_calibration` says that it is missing
     calibration = read_calibration(path)
     if not calibration.is_generic:
         return None

@@ -110,6 +110,7 @@ def test_the_tests_of_the_package_pass(installed: Path, tmp_path: Path) -> None:
     assert "5 passed" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_package_adds_kinds_and_a_verb(installed: Path, scenes_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "scenes").symlink_to(scenes_folder)
     image = next((scenes_folder / "images").iterdir()).name

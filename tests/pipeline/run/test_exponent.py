@@ -113,6 +113,7 @@ def test_a_run_without_a_calibration_says_and_stores_its_power(scenes: Path, tmp
     assert boxes != plain
 
 
+@pytest.mark.slow
 def test_a_calibration_brings_the_power_of_its_maps(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,7 +26,7 @@ from tests.pipeline.viewer.conftest import serving
 PLAIN = {"rule": "fitted", "upsample": "linear", "smooth_patches": 1.0}
 """Settings of regions that the generic calibration was made with, in place of those of `demo`."""
 
-drawn = drawing(24, 43)
+drawn = drawing(48, 43)
 
 
 @pytest.fixture(autouse=True)

@@ -125,6 +125,7 @@ def test_a_tuned_model_prepares_images_as_its_training_did(
     assert "open_clip loads it by `local-dir:FOLDER`" in (tuned.model / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_training_that_was_killed_ends_with_the_same_weights(
     whole: TunedModel, inline_dataset: Path, tmp_path
 ) -> None:
@@ -225,6 +226,7 @@ def test_other_settings_and_nothing_to_learn_are_rejected(inline_dataset: Path, 
 
 
 @pytest.mark.filterwarnings("ignore:an image is skipped")
+@pytest.mark.slow
 def test_a_fresh_training_deletes_the_former_one_when_nothing_refuses_it_any_more(
     inline_dataset, tmp_path
 ) -> None:
@@ -253,6 +255,7 @@ def test_a_model_that_no_training_wrote_is_not_replaced(
     assert mine.read_bytes() == b"mine"
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_rejected(inline_dataset: Path, tmp_path: Path) -> None:
     config = config_of(inline_dataset, tmp_path, checkpoint_every_s=0)
     with pytest.raises(StopHereError):

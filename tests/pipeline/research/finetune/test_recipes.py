@@ -39,6 +39,7 @@ def batch_for(recipe: Recipe[Any], dataset: Path, images: int = 4) -> TrainingBa
     return next(material.batches(range(1), 0, 1))
 
 
+@pytest.mark.slow
 def test_true_boxes_cost_less_than_others_in_a_model_that_knows_places(inline_dataset: Path) -> None:
     recipe = taught("align")
     batch = batch_for(recipe, inline_dataset, images=8)
