@@ -29,6 +29,7 @@ import time
 import venv
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,6 +38,7 @@ import psutil
 from PIL import Image
 from safetensors.torch import save_file
 
+from benchmarks.captions import make_captions
 from phrasebox.pipeline.demo.scenes import write_scenes
 
 ROOT: Final = Path(__file__).parents[1]
@@ -50,6 +52,8 @@ LEAST_SECONDS: Final = 0.1  # shorter times count as this one: a growth by milli
 NO_FIT: Final = ("regions.calibration=none",)  # presence is not fitted
 GUIDED: Final = (*NO_FIT, "regions.upsample=guided", "regions.rule=fixed")
 GRABCUT: Final = (*NO_FIT, "regions.refine=grabcut")
+
+BUNDLED: Final = ("demo", "photo")  # models that every commit brings
 
 PHOTOGRAPHS: Final = ROOT / "pipeline" / "demo" / "photographs"
 
@@ -69,7 +73,7 @@ class Workload:
     images: str  # "scenes", drawn ones of 256 px, or "photographs", the bundled ones again and again
     count: int
     captions: int
-    model: str  # "demo", or an architecture with random weights
+    model: str  # one of `BUNDLED`, or an architecture with random weights
     engine: str
     settings: tuple[str, ...] = NO_FIT
     pair_s: int  # what a run of each commit takes together, on two idle cores
@@ -108,6 +112,9 @@ WORKLOADS: Final = (
         pair_s=40,
     ),
     Workload(images="photographs", count=100, captions=5, model="ViT-B-32", engine="ray", pair_s=70),
+    Workload(  # with a calibration that has learned boxes
+        images="photographs", count=100, captions=5, model="photo", engine="inline", settings=(), pair_s=40
+    ),
     Workload(
         images="photographs",
         count=100,
@@ -169,15 +176,14 @@ class Inputs:
         rows = [
             json.loads(text) for text in (PHOTOGRAPHS / "captions.jsonl").read_text("utf-8").splitlines()
         ]
-        texts = [caption for row in rows for caption in row.get("captions") or [row["caption"]]]
+        texts = iter(make_captions(workload.count * workload.captions))
         for number in range(workload.count):
             row = rows[number % len(rows)]
             picture = self.folder / f"photograph-{number}.jpg"
             if not picture.exists():
                 image = Image.open(PHOTOGRAPHS / row["image"]).convert("RGB")
                 image.resize((640, 480)).rotate(number % 7).save(picture, quality=90)
-            captions = [texts[(number + step) % len(texts)] for step in range(workload.captions)]
-            yield {"image": str(picture), "captions": captions}
+            yield {"image": str(picture), "captions": list(islice(texts, workload.captions))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,7 +328,7 @@ def compare(
 ) -> dict[str, Comparison]:
     """Run a workload by both commits in turn, which begins by turns too."""
     arguments = [str(inputs.captions(workload)), "--model", workload.model]
-    if workload.model != "demo":
+    if workload.model not in BUNDLED:
         arguments += ["--weights", str(inputs.weights(workload.model))]
     arguments += [part for setting in workload.settings for part in ("--set", setting)]
     seconds: dict[Checkout, list[dict[str, float]]] = {ours: [], theirs: []}

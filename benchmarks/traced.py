@@ -2,7 +2,8 @@
 
 `python -m benchmarks.traced` traces ViT-B-16 with the settings of configs/photos-gpu.yaml on tensors without numbers
 (FakeTensorMode) of a device that says `cuda`. Nothing is computed, so it takes seconds. What an H100 would make of it
-is an estimate: no time was measured on a GPU.
+is an estimate: no time was measured on a GPU. Captions of the batch are new, as they are in a run, and phrases are
+known.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ if __name__ == "__main__":
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -30,16 +32,20 @@ import open_clip
 import torch
 import yaml
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.captions import make_captions
+from phrasebox.pipeline.terminal import counted
 from phrasebox.stages.contract.records import Phrase, Pixels, Record, Sample
 from phrasebox.stages.explain import base
 from phrasebox.stages.explain.config import GradEclipConfig
 from phrasebox.stages.explain.stage import BATCH_SIZES, ExplainStage, ExplainStageConfig
-from phrasebox.stages.model.clip import ClipModel, TextCache
+from phrasebox.stages.model import text_cache
+from phrasebox.stages.model.clip import ClipModel
 from phrasebox.stages.model.config import ModelConfig
 from phrasebox.stages.model.load import from_open_clip
+from phrasebox.stages.model.text_encoder import PASSES, TextEncoder, TextTower, split_by_length
 from phrasebox.stages.scores.presence import ImageStatistics, Presence
 
 aten = torch.ops.aten
@@ -47,6 +53,9 @@ aten = torch.ops.aten
 ARCHITECTURE = open_clip.get_model_config("ViT-B-16")
 
 CONFIG = Path(__file__).parents[1] / "configs/photos-gpu.yaml"
+
+BATCHES = ((8, 5), (16, 5), (24, 5), (16, 1))
+"""Phrases and captions of each image."""
 
 IMAGES, SIDE = BATCH_SIZES["cuda"], 224
 
@@ -67,7 +76,10 @@ SPECIFICATION = "estimate: " + ", ".join(
 
 
 class Told(TorchDispatchMode):
-    """Counts what the device is told. Views are free, and attention counts as one launch, as CUDA fuses it."""
+    """Counts what the device is told. Attention counts as one launch, as CUDA fuses it.
+
+    Views, and questions for the device of a tensor, launch nothing.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -79,7 +91,7 @@ class Told(TorchDispatchMode):
         given = [each for each in _flat((arguments, options or {})) if isinstance(each, Tensor)]
         made = [each for each in _flat((answer,)) if isinstance(each, Tensor)]
         devices = {each.device.type for each in (*given, *made)}
-        if "cuda" not in devices or _is_view(function):
+        if "cuda" not in devices or _is_view(function) or function.namespace == "prim":
             return answer
         self.launches += 1
         self.written += sum(each.numel() * each.element_size() for each in made)
@@ -122,16 +134,18 @@ class WithoutNumbers:
         ]
 
 
-def records(phrases: int, images: int = IMAGES) -> list[Record]:
-    """Return records of so many phrases each."""
+def records(phrases: int, captions: int, images: int = IMAGES) -> list[Record]:
+    """Return records of so many phrases each, the same ones, and of so many captions, which never repeat."""
     image_phrases = tuple(
         Phrase(text=f"dog {n}", caption_index=0, start=0, end=5, head="dog") for n in range(phrases)
     )
-    sample, pixels = (
-        Sample(sample_id="1", source="", captions=("a dog",)),
-        Pixels(rgb=np.zeros((SIDE, SIDE, 3), np.uint8)),
-    )
-    return [Record(sample=sample, phrases=image_phrases, pixels=pixels)] * images
+    pixels = Pixels(rgb=np.zeros((SIDE, SIDE, 3), np.uint8))
+    texts = iter(make_captions(images * captions))
+    samples = [
+        Sample(sample_id=str(number), source="", captions=tuple(islice(texts, captions)))
+        for number in range(images)
+    ]
+    return [Record(sample=sample, phrases=image_phrases, pixels=pixels) for sample in samples]
 
 
 class Tracing:
@@ -148,8 +162,11 @@ class Tracing:
         with mode:
             self.clip: ClipModel = from_open_clip(model)
 
-    def told(self, settings: dict[str, Any], phrases: int) -> Told:
-        """Count what the device is told for a batch of images with so many phrases each, whose texts are known."""
+    def told(self, settings: dict[str, Any], phrases: int, captions: int) -> Told:
+        """Count what the device is told for a batch of images with so many phrases and captions each.
+
+        Phrases were embedded before, and captions are new.
+        """
         statistics = ImageStatistics.of(np.random.default_rng(0).normal(size=(80, 512)).astype(np.float32))
         ones = {"similarity": 1.0, "local": 1.0}
         presence = Presence(images=statistics, bias=0.0, weight=ones, mean=ones, scale=ones)
@@ -157,12 +174,13 @@ class Tracing:
             model=ModelConfig(batch_size=IMAGES), explainer=GradEclipConfig(**settings)
         )
         stage = ExplainStage(config, self.clip, presence)
+        batch = records(phrases, captions)
         with ExitStack() as aside:
             for place, name, instead in (
                 (torch.cuda, "get_device_name", lambda *_: "none"),
                 (torch.cuda, "current_device", lambda: 0),
-                (TextCache, "embed_ahead", lambda *_: None),
-                (TextCache, "embed_padded", lambda _, given, step: self.texts(given, step)),
+                (TextEncoder, "__call__", encode_without_numbers),
+                (text_cache, "to_device", lambda values, device: values.to(device)),
                 (
                     base,
                     "pixels_on",
@@ -178,14 +196,25 @@ class Tracing:
                 aside.enter_context(mock.patch.object(place, name, instead))
             aside.enter_context(self.mode)
             stage.setup()
+            stage._explainer.texts.embed_ahead([phrase.text for phrase in batch[0].phrases])
             told: Told = aside.enter_context(Told())
-            stage.process(records(phrases))
+            stage.process(batch)
         return told
 
-    def texts(self, given: Sequence[Sequence[str]], step: int) -> Tensor:
-        """Return embeddings without numbers, padded to a step."""
-        longest = -(-max(map(len, given)) // step) * step
-        return torch.empty(len(given), longest, ARCHITECTURE["embed_dim"], device="cuda")
+
+def encode_without_numbers(encoder: TextEncoder, texts: Sequence[str]) -> Tensor:
+    """Take the place of `TextEncoder.__call__`: the lengths of texts decide its passes, so they are real."""
+    tower = encoder.tower
+    assert isinstance(tower, TextTower)
+    with unset_fake_temporarily():
+        tokens: Tensor = encoder.tokenizer(list(texts))
+        lengths = (tokens if tower.end is None else (tokens == tower.end).int()).argmax(dim=-1) + 1
+        passes = [(length, len(rows)) for length, rows in split_by_length(lengths, PASSES["cuda"])]
+    parts = [
+        tower.encode(torch.zeros(rows, length, dtype=torch.int64).to(encoder.device))
+        for length, rows in passes
+    ]
+    return torch.cat(parts)[torch.arange(len(texts)).to(encoder.device)]
 
 
 def figures() -> Iterator[dict[str, Any]]:
@@ -193,8 +222,8 @@ def figures() -> Iterator[dict[str, Any]]:
     torch.cuda._lazy_init = lambda: None
     tracing = Tracing(FakeTensorMode(allow_non_fake_inputs=True))
     settings = yaml.safe_load(CONFIG.read_text()).get("explain", {})
-    for phrases in (8, 16, 24):
-        told = tracing.told(settings, phrases)
+    for phrases, captions in BATCHES:
+        told = tracing.told(settings, phrases, captions)
         products = {
             "bf16": told.products[torch.bfloat16] / 1e12,
             "fp32": told.products[torch.float32] / 1e12,
@@ -202,7 +231,8 @@ def figures() -> Iterator[dict[str, Any]]:
         device_s = (
             sum(products[name] / TFLOPS[name] for name in TFLOPS) + TRAFFIC * told.written / GB_PER_S / 1e9
         )
-        what = f"{phrases} phrases an image, batch {IMAGES}, ViT-B-16 in bf16, {CONFIG.name}, traced without a GPU"
+        load = f"{counted(phrases, 'phrase')} and {counted(captions, 'new caption')} an image"
+        what = f"{load}, batch {IMAGES}, ViT-B-16 in bf16, {CONFIG.name}, traced without a GPU"
         for name, value, unit, against in (
             ("launches", told.launches, "launches", what),
             *((f"products_{name}", value, "TFLOP", what) for name, value in products.items()),
@@ -217,7 +247,7 @@ def figures() -> Iterator[dict[str, Any]]:
             ),
         ):
             yield {
-                "name": f"traced_{phrases}_{name}",
+                "name": f"traced_{phrases}x{captions}_{name}",
                 "value": round(value, 3),
                 "unit": unit,
                 "against": against,

@@ -64,9 +64,10 @@ def speed(photographs: Photographs) -> Pages:
         )
     origin = {"model": "random weights, but for the bundled model"}
     bench, whole = (table(name, "make bench", BENCH_COLUMNS, rows, **origin) for name, rows in made.items())
-    by_phrases: dict[str, list[float]] = {}
+    by_batch: dict[tuple[str, str], list[float]] = {}
     for line in printed("-m", "benchmarks.traced"):
-        by_phrases.setdefault(line["name"].split("_")[1], []).append(line["value"])
+        phrases, _, captions = line["name"].split("_")[1].partition("x")
+        by_batch.setdefault((phrases, captions), []).append(line["value"])
     products = (
         ["products in bf16, TFLOP", "{:.2f}"],
         ["in fp32, TFLOP", "{:.3f}"],
@@ -77,8 +78,8 @@ def speed(photographs: Photographs) -> Pages:
         ["launching, ms", "{:.1f}"],
         ["images/s at most", "{:,.0f}"],
     )
-    columns = ("phrases an image", ["launches", "{:,.0f}"], *products, *times)
-    rows = [[phrases, *values] for phrases, values in by_phrases.items()]
+    columns = ("phrases an image", ["captions", "{:.0f}"], ["launches", "{:,.0f}"], *products, *times)
+    rows = [[phrases, float(captions), *values] for (phrases, captions), values in by_batch.items()]
     origin = {
         "model": "ViT-B-16 in bf16, batches of 64",
         "settings": "configs/photos-gpu.yaml and presence",
@@ -103,7 +104,7 @@ def speed(photographs: Photographs) -> Pages:
     origin = {
         "n": "32 photographs of 640 px, the fewest of 3 rounds",
         "split": "Flickr8k dev",
-        "model": "demo",
+        "model": "photo",
     }
     host = table("host", command, ["ms an image", *titles], rows, **origin)
     cost = "benchmarks.segmenter_cost"

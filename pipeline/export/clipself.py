@@ -57,9 +57,9 @@ def _write_embeddings(job: ExportJob, named_model: ModelConfig | None) -> None:
     dataset names it, and as `load`.
     """
     # They load torch and open_clip, for this format alone.
-    from phrasebox.stages.model.clip import TextCache, templates_of  # noqa: PLC0415
     from phrasebox.stages.model.describe import describe  # noqa: PLC0415
     from phrasebox.stages.model.load import load  # noqa: PLC0415
+    from phrasebox.stages.model.text_cache import TextCache, templates_of  # noqa: PLC0415
 
     manifest = job.dataset.manifest
     names = job.categories.names

@@ -30,9 +30,10 @@ from phrasebox.stages.explain.maps import (
     replace_faults,
     share_heat,
 )
-from phrasebox.stages.model.clip import ClipModel, TextCache, templates_of
+from phrasebox.stages.model.clip import ClipModel
 from phrasebox.stages.model.config import TowerKind
 from phrasebox.stages.model.device import PendingTransfer, pixels_on
+from phrasebox.stages.model.text_cache import TextCache, templates_of
 from phrasebox.stages.model.towers.vision import VisionTower
 from phrasebox.stages.scores.presence import ImageSignals, Presence, TextSignals
 

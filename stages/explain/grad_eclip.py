@@ -202,7 +202,7 @@ def trace_class_token(
     """
     queries = []
     attention = []
-    with torch.enable_grad(), allow_tf32(tower):
+    with torch.enable_grad(), allow_tf32(tower.device, tower.dtype):
         x = token[:, None].expand(-1, PHRASES_PER_STEP, -1).requires_grad_()
         for block, constants in zip(blocks, keys_values, strict=True):
             projected = block.project(x)
@@ -219,7 +219,7 @@ def trace_class_token(
         embeddings = tower.head(x)
 
     def attention_gradients(gradient: Tensor) -> Sequence[Tensor]:
-        with allow_tf32(tower):
+        with allow_tf32(tower.device, tower.dtype):
             gradients = torch.autograd.grad(embeddings, attention, gradient, retain_graph=True)
         return [block.sum(dim=1)[..., tower.prefix_tokens - 1 :] for block in gradients]
 

@@ -23,7 +23,6 @@ from torch import Tensor
 from phrasebox.stages.contract.errors import DeviceFault, ResourceError, one_line
 from phrasebox.stages.contract.values import Rgb
 from phrasebox.stages.model.config import AUTO, Precision, PrecisionChoice
-from phrasebox.stages.model.towers.tower import Tower
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
@@ -234,13 +233,13 @@ class Batches:
 
 
 @contextlib.contextmanager
-def allow_tf32(tower: Tower) -> Iterator[None]:
-    """Let a GPU compute fp32 products in TF32 within the block, where the tower itself computes in 16 bits.
+def allow_tf32(device: torch.device, precision: torch.dtype) -> Iterator[None]:
+    """Let a GPU compute fp32 products in TF32 within the block, where the image trunk has a precision of 16 bits.
 
     TF32 rounds the factors to 10 bits of mantissa, bf16 to 7; weights that were rounded to bf16
     stay as they are.
     """
-    if tower.device.type != "cuda" or tower.dtype == torch.float32:
+    if device.type != "cuda" or precision == torch.float32:
         yield
         return
     previous = torch.get_float32_matmul_precision()

@@ -10,7 +10,7 @@ import torch
 
 from phrasebox.stages.contract.errors import ConfigError
 from phrasebox.stages.model import hub
-from phrasebox.stages.model.clip import ClipModel, TextEncoder
+from phrasebox.stages.model.clip import ClipModel
 from phrasebox.stages.model.config import (
     AUTO,
     InputSpec,
@@ -27,7 +27,9 @@ from phrasebox.stages.model.device import (
     warn_of_slow_precision,
 )
 from phrasebox.stages.model.module import module_of
+from phrasebox.stages.model.text_encoder import TextEncoder
 from phrasebox.stages.model.tokenizer import ClipTokenizer, tokenizer_of
+from phrasebox.stages.model.towers.folding import folded_copy
 from phrasebox.stages.model.towers.from_open_clip import Model, build_image_tower
 from phrasebox.stages.model.towers.plan import SUPPORTED, input_of, sides_px
 from phrasebox.stages.model.towers.trunk import private_copy
@@ -93,7 +95,8 @@ def from_open_clip(
         spec: Size and normalisation of the images. None: the model's own, or OpenAI's mean and
             deviation.
         name: Name for people.
-        precision: Precision of the image trunk; None keeps the model's own.
+        precision: Precision of the image trunk, and of texts (`TextEncoder`); None keeps the
+            model's own, and shares its weights. Otherwise batch norms are folded into convolutions.
     """
     model = getattr(model, "module", model)  # of DistributedDataParallel
     visual = getattr(model, "visual", None)
@@ -105,7 +108,8 @@ def from_open_clip(
         getattr(visual, "preprocess_cfg", None) or {}, *sides_px({"image_size": visual.image_size})
     )
     normalisation = spec or model_spec
-    tower = build_image_tower(private_copy(visual, precision), normalisation.mean, normalisation.std)
+    visual_copy = private_copy(visual, None) if precision is None else folded_copy(visual, precision)
+    tower = build_image_tower(visual_copy, normalisation.mean, normalisation.std)
     stride = tower.placement.stride_px
     if spec is None:
         spec = replace(model_spec, size_px=model_spec.size_px // stride * stride, patch_px=stride)
@@ -119,7 +123,9 @@ def from_open_clip(
         name=name,
         tower=tower,
         input=spec,
-        encode_text=TextEncoder(model, _clip_tokenizer(model) if tokenizer is None else tokenizer),
+        encode_text=TextEncoder(
+            model, _clip_tokenizer(model) if tokenizer is None else tokenizer, precision
+        ),
         logit_scale=float(model.logit_scale.detach().double().exp()),
         logit_bias=None if bias is None else float(bias.detach()),
     )

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from functools import partial
 from importlib.util import find_spec
-from typing import Final
+from typing import Any, Final
 
 import open_clip
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from phrasebox.stages.contract.errors import ConfigError, WeightsError, one_line, with_type
 from phrasebox.stages.contract.values import Json
@@ -37,7 +38,8 @@ def module_of(description: ModelDescription) -> Model:
     if description.dual_encoder is not None and description.weights is not None:
         with about(description.key):
             return open_dual_encoder(description.dual_encoder, read_state(description.weights))
-    model = build_module(description)
+    with WithoutRandomNumbers():
+        model = build_module(description)
     with about(description.key):
         state = {} if description.weights is None else read_state(description.weights)
         load_into(model, convert_to_open_clip(state, description.layout))
@@ -49,15 +51,43 @@ def _open_tag(description: ModelDescription, tag: str) -> Model:
     path = hub.fetch(description.name, tag)
     quick = bool(description.architecture.get("quick_gelu"))
     try:
-        model = open_clip.create_model(
-            description.name, pretrained=str(path), precision="fp32", force_quick_gelu=quick
-        )
+        with WithoutRandomNumbers():
+            model = open_clip.create_model(
+                description.name, pretrained=str(path), precision="fp32", force_quick_gelu=quick
+            )
     except Exception as error:  # safetensors and torch raise many kinds for a damaged file
         raise WeightsError(
             f"{path}, which was downloaded for {description.name}/{tag}, cannot be loaded "
             f"({with_type(error)}): delete {path.resolve()}, and it is downloaded again"
         ) from error
     return model.eval()
+
+
+class WithoutRandomNumbers(TorchFunctionMode):
+    """Leaves new tensors as memory was where they would be given random numbers: weights follow for all of them.
+
+    torch's generator stays as it is. A ViT-B-32 is built in half of the time.
+    """
+
+    def __torch_function__(
+        self, function: Any, _: Any, arguments: tuple[Any, ...] = (), options: Json | None = None
+    ) -> Any:
+        """Call a function of torch, or return its tensor if it draws random numbers."""
+        options = options or {}
+        if function in _DRAWING:
+            return arguments[0] if arguments else options["tensor"]
+        return function(*arguments, **options)
+
+
+_DRAWING: Final = frozenset(
+    {
+        *(Tensor.normal_, Tensor.uniform_),
+        Tensor.erfinv_,  # of uniform numbers, as timm draws from a truncated normal distribution
+        *(nn.init.normal_, nn.init.uniform_, nn.init.trunc_normal_),
+        *(nn.init.kaiming_normal_, nn.init.kaiming_uniform_),
+        *(nn.init.xavier_normal_, nn.init.xavier_uniform_),
+    }
+)
 
 
 def build_module(settings: ModelDescription) -> Model:

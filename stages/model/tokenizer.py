@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import open_clip
 import torch
 from torch import Tensor
@@ -35,6 +36,8 @@ _SETTINGS: Final = ("tokenizer_config.json", "special_tokens_map.json", "added_t
 _LOWER_ONLY: Final = ("Gemma", "Siglip2")
 """Beginnings of `tokenizer_class` in `tokenizer_config.json` of models that were trained on
 texts with punctuation."""
+
+_MOST_WORDS: Final = 100_000  # whose tokens are kept, some 20 MB
 
 _OPTIONS: Final = ("bpe_path", "clean", "strip_sep_token", "language")
 """Options that a model file may give under `tokenizer_kwargs`. open_clip hands everything else
@@ -135,22 +138,36 @@ def _tokenizer_of_dual_encoder(description: ModelDescription) -> FolderTokenizer
 
 
 class ClipTokenizer(open_clip.tokenizer.SimpleTokenizer):  # type: ignore[misc]  # open_clip is untyped
-    """CLIP's tokenizer as open_clip has it, which encodes each plain word once.
+    """CLIP's tokenizer as open_clip has it, which encodes each word once.
 
-    A text of lower-case letters and spaces needs none of the cleaning that takes most of its
-    time, and its tokens are those of its words. The thread that feeds a GPU tokenizes.
+    In a text of printable ASCII without entities of HTML, what open_clip does to a word depends on
+    no other word. Its cleaning of whole texts takes most of its time. The thread that feeds a GPU tokenizes.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._words: dict[str, list[int]] = {}
 
+    def __call__(self, texts: Sequence[str], context_length: int | None = None) -> Tensor:
+        """Texts -> their tokens, int64 (texts, context), cut at the context and filled up with zeros."""
+        if self.reduction_fn is not None:
+            tokens: Tensor = super().__call__(list(texts), context_length)
+            return tokens
+        length = context_length or self.context_length
+        rows = np.zeros((len(texts), length), np.int64)
+        for row, text in zip(rows, texts, strict=True):
+            numbers = [self.sot_token_id, *self.encode(text)[: length - 2], self.eot_token_id]
+            row[: len(numbers)] = numbers
+        return torch.from_numpy(rows)
+
     def encode(self, text: str) -> list[int]:
         """Text -> its tokens, without those at the ends."""
-        words = text.split(" ")
-        if not all(word.isascii() and word.isalpha() and word.islower() for word in words):
+        if not text.isascii() or not text.isprintable() or "&" in text:
             tokens: list[int] = super().encode(text)
             return tokens
+        if len(self._words) > _MOST_WORDS:
+            self._words.clear()
+        words = text.split()
         for word in words:
             if word not in self._words:
                 self._words[word] = super().encode(word)

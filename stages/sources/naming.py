@@ -26,7 +26,7 @@ from phrasebox.stages.contract.values import Floats32, Json, PixelBox, Rgb, Side
 from phrasebox.stages.sources.source import NOT_FINITE, RegionSource, RegionSourceConfig, region_of_mask
 
 if TYPE_CHECKING:
-    from phrasebox.stages.model.clip import TextCache
+    from phrasebox.stages.model.text_cache import TextCache
     from phrasebox.stages.sources.box_embeddings import BoxEmbedder
 
 LONGEST_SIDE_PX: Final = 448
@@ -145,8 +145,8 @@ class NamedBoxes(RegionSource[NamedConfigT]):
     def setup(self) -> None:
         """Load the model. Raise as `load`."""
         # torch and open_clip take seconds to import; only the workers that need them pay for it.
-        from phrasebox.stages.model.clip import TextCache  # noqa: PLC0415
         from phrasebox.stages.model.load import load  # noqa: PLC0415
+        from phrasebox.stages.model.text_cache import TextCache  # noqa: PLC0415
         from phrasebox.stages.sources.box_embeddings import CropEmbedder, RoiEmbedder  # noqa: PLC0415
 
         if self.description is None:

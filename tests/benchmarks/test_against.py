@@ -23,6 +23,8 @@ from benchmarks.against import (
     compare,
     measure_cpu,
 )
+from phrasebox.pipeline.config.run_config import RunConfig
+from phrasebox.pipeline.run.steps import build_steps
 
 WORK = """
 import subprocess, sys, time
@@ -100,7 +102,21 @@ def test_photographs_have_the_captions_that_are_wanted(tmp_path: Path) -> None:
     workload = replace(WORKLOADS[0], images="photographs", count=9, captions=5)
     rows = Inputs(tmp_path).captions(workload).read_text().splitlines()
     assert len(rows) == 9
-    assert all(row.count('", "') == 5 for row in rows), "the image and five captions"
+    captions = [caption for row in rows for caption in json.loads(row)["captions"]]
+    assert len(captions) == 45
+    assert len(set(captions)) == 45, "a cache of texts would hide what they cost"
+
+
+def test_a_run_with_learned_boxes_is_compared() -> None:
+    """They cost more than all else of the regions stage."""
+    settings = {workload.settings for workload in WORKLOADS if workload.model == "photo"}
+    assert settings == {()}
+    config = RunConfig.model_validate(
+        {"input": {"kind": "jsonl", "path": "x.jsonl"}, "model": {"name": "photo"}}
+    )
+    stage = build_steps(config).regions_stage
+    assert stage.calibration is not None
+    assert stage.calibration.box is not None
 
 
 def test_a_commit_that_git_does_not_know_is_rejected(tmp_path: Path) -> None:

@@ -34,7 +34,8 @@ from phrasebox.pipeline.evaluate.matching import draw_map
 from phrasebox.stages.contract.records import HeatMap
 from phrasebox.stages.contract.values import Bools, Floats, Floats32, Integers, Rgb
 from phrasebox.stages.explainers.masked import baseline_image, masked_embeddings
-from phrasebox.stages.model.clip import ClipModel, TextCache
+from phrasebox.stages.model.clip import ClipModel
+from phrasebox.stages.model.text_cache import TextCache
 
 TIE_BLUR: Final = 0.1
 """Standard deviation of the blur that orders pixels of equal heat, as a share of the image's

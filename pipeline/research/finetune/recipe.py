@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from phrasebox.pipeline.research.finetune.config import CaptionsConfig, RecipeConfig
 from phrasebox.pipeline.research.finetune.material import TrainingBatch
 from phrasebox.pipeline.research.finetune.ranks import RankGroup
-from phrasebox.stages.model.clip import TextTower, text_tower_of
 from phrasebox.stages.model.config import InputSpec
+from phrasebox.stages.model.text_encoder import TextTower, text_tower_of
 from phrasebox.stages.model.towers.dense import DenseFeatures, pool_boxes
 from phrasebox.stages.model.towers.from_open_clip import build_image_tower
 from phrasebox.stages.model.towers.tower import Tower

@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from phrasebox.pipeline.evaluate.matching import check_size
 from phrasebox.stages.contract.geometry import Box, xywh_to_xyxy
 from phrasebox.stages.contract.values import Floats, Floats32, Integers, Rgb, Sides
-from phrasebox.stages.model.clip import ClipModel, TextCache
+from phrasebox.stages.model.clip import ClipModel
+from phrasebox.stages.model.text_cache import TextCache
 from phrasebox.stages.model.towers.dense import dense, pool_boxes
 from phrasebox.stages.truth.ground_truth import TruthImage, TruthObject
 

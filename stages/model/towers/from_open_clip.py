@@ -119,6 +119,11 @@ def _resnet(visual: Model, normalisation: dict[str, Tensor]) -> PooledTower:
     )
 
 
+def block_of(module: Model, precision: torch.dtype) -> Block:
+    """Read the weights of an attention block of open_clip, of images or texts. Raise ConfigError for another."""
+    return _Weights(precision).block(module)
+
+
 @dataclass(frozen=True, slots=True)
 class _Weights:
     """Reads the weights of a tower; the modules stay as they are."""

@@ -93,13 +93,16 @@ def join_heads(x: Tensor) -> Tensor:
     return x.transpose(-3, -2).flatten(-2)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, heads: Heads) -> Tensor:
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, heads: Heads, *, mask: Tensor | None = None, is_causal: bool = False
+) -> Tensor:
     """Scaled dot-product attention, (B, Tq, D) and (B, T, D) twice -> (B, Tq, D) before the projection.
 
-    The scale is (D / heads) ** -0.5: with one head D ** -0.5, as in the authors' code.
+    The scale is (D / heads) ** -0.5: with one head D ** -0.5, as in the authors' code. `mask` says which tokens
+    a query sees, (B, 1, Tq, T). If `is_causal` it sees none behind itself.
     """
     q, k, v = (split_heads(x, heads) for x in (q, k, v))
-    return join_heads(F.scaled_dot_product_attention(q, k, v))
+    return join_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal))
 
 
 Interpolation = Literal["bicubic", "bilinear", "averaging"]

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from phrasebox.stages.contract.errors import InputError
-from phrasebox.stages.model.clip import TextCache
 from phrasebox.stages.model.config import ModelConfig
+from phrasebox.stages.model.text_cache import TextCache
 from tests.build.files import read_json
 from tests.closeness import assert_close
 from tests.messages import expect_error
@@ -18,7 +18,7 @@ def test_rows_are_the_categories_in_the_order_of_their_ids(tmp_path: Path) -> No
     out, report = exported("clipself", write_dataset(tmp_path / "dataset"), tmp_path / "out")
     categories = read_json(out / "train.json")["categories"]
     assert [category["id"] for category in categories] == [*range(1, report.categories + 1)]
-    texts = TextCache(load_model(ModelConfig(name="demo", device="cpu", precision="fp32")))
+    texts = TextCache(load_model(ModelConfig(name="demo", device="cpu")))
     expected = texts([category["name"] for category in categories]).numpy()
     written = np.load(out / "text_embeddings.npy")
     assert written.dtype == np.float32

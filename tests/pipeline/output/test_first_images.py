@@ -22,7 +22,7 @@ from phrasebox.pipeline.run.presence_fit import FEWEST_IMAGES
 from phrasebox.pipeline.run.stage_calls import FORWARD_ROWS
 from phrasebox.stages.contract.records import HeatMap, ImageRef, Phrase, Record, Sample
 from phrasebox.stages.explain.stage import RECORDS_AHEAD
-from phrasebox.stages.model.clip import TextCache
+from phrasebox.stages.model.text_cache import TextCache
 from phrasebox.stages.regions.stage import RegionsStage
 from phrasebox.stages.scores.presence import ImageSignals, TextSignals
 from tests.architecture.source import ROOT

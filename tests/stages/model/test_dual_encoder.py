@@ -13,8 +13,9 @@ from torch import Tensor
 
 from phrasebox.stages.contract.errors import ConfigError, WeightsError
 from phrasebox.stages.explain import EXPLAINERS, kinds_for
-from phrasebox.stages.model.clip import ClipModel, TextEncoder
+from phrasebox.stages.model.clip import ClipModel
 from phrasebox.stages.model.describe import describe
+from phrasebox.stages.model.text_encoder import TextEncoder
 from phrasebox.stages.model.tokenizer import tokenizer_of
 from tests.closeness import assert_close
 from tests.messages import expect_error
@@ -204,6 +205,15 @@ def test_texts_are_cut_off_at_their_end(kind: str, folders: dict[str, Path]) -> 
     )
     encode(["a red car", "two"])
     assert max(lengths) < POSITIONS
+
+
+@pytest.mark.parametrize("kind", ["metaclip_2", "tipsv2", "altclip", "chinese_clip", "siglip2"])
+def test_texts_have_the_precision_of_a_run(kind: str, folders: dict[str, Path]) -> None:
+    config = config_of(folders[kind])
+    expected = load_model(config).encode_text(TEXTS)
+    encode: Any = load_model(config.model_copy(update={"precision": "bf16"})).encode_text
+    assert {weight.dtype for weight in encode.model.parameters()} == {torch.bfloat16}
+    assert F.cosine_similarity(encode(TEXTS).float(), expected, dim=-1).min() > 0.99
 
 
 def test_the_fingerprint_follows_the_tokenizer_and_the_config(

@@ -12,6 +12,7 @@ from phrasebox.stages.explain.grad_eclip import GradEclip, GradEclipConfig
 from phrasebox.stages.model.config import ModelConfig
 from phrasebox.stages.model.describe import describe
 from phrasebox.stages.model.load import from_open_clip
+from phrasebox.stages.model.module import WithoutRandomNumbers, module_of
 from phrasebox.stages.model.towers.from_open_clip import build_image_tower
 from tests.build.datasets import Json
 from tests.build.files import write_json
@@ -25,6 +26,7 @@ from tests.stages.model.saved import (
     load_model,
     save_json,
     save_model,
+    save_tower,
     shapes_of,
 )
 
@@ -199,3 +201,30 @@ def test_tower_options_that_do_not_are_supported(vision: Json, tmp_path: Path) -
     assert describe(config).tower == ("average_pool" if vision.get("pool_type") == "avg" else "class_token")
     clip = from_open_clip(model, tokenizer, SPEC)
     assert_close(clip.tower.encode(RGB), embedding(model, RGB))
+
+
+@pytest.mark.parametrize("tower", ["class token", "ResNet", "timm, SAME"])
+def test_every_number_of_a_loaded_module_is_the_checkpoint_s(tower: str, tmp_path: Path) -> None:
+    """It is built without random numbers, which take a second for a ViT-B-32."""
+    model, config = save_tower(tmp_path, tower)
+    description = describe(config)
+    loaded = module_of(description)
+    expected = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    tensors = {**dict(loaded.named_parameters()), **dict(loaded.named_buffers())}
+    assert tensors.keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in tensors.items())
+
+
+def test_only_random_numbers_are_left_out() -> None:
+    with WithoutRandomNumbers():
+        norm = nn.BatchNorm2d(3)
+        ones = nn.init.ones_(torch.zeros(3))
+        zeros = (
+            nn.init.normal_(torch.zeros(3)),
+            torch.zeros(3).uniform_(),
+            nn.init.xavier_normal_(tensor=torch.zeros(3, 3)),
+        )
+    assert torch.equal(norm.running_var, torch.ones(3))
+    assert torch.equal(ones, torch.ones(3))
+    assert not any(each.any() for each in zeros)
+    assert nn.init.normal_(torch.zeros(3)).any(), "outside of the block they are drawn"

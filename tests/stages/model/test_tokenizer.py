@@ -1,9 +1,12 @@
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from phrasebox.stages.model.describe import describe
 from phrasebox.stages.model.tokenizer import ClipTokenizer, tokenizer_of
@@ -16,6 +19,55 @@ def test_clip_s_tokenizer_is_open_clip_s() -> None:
     texts = [*TEXTS, "A  photo of a café, isn't it?", "word " * 100, "two  plain words", " dog", "t1"]
     for _ in range(2):
         assert torch.equal(tokenizer(texts), open_clip.tokenize(texts))
+
+
+PIECES = st.sampled_from(
+    [
+        "dog",
+        "Dog's",
+        "a",
+        "T-shirt",
+        "&amp;",
+        "& ",
+        "<b>",
+        "<end_of_text>",
+        "'S",
+        "``",
+        "_",
+        "10%",
+        "é",
+        "\t",
+        "\x1b[0m",
+        "#",
+    ]
+)
+
+
+@pytest.mark.parametrize("clean", ["lower", "canonicalize", "whitespace"])
+@given(
+    text=st.text(st.characters(max_codepoint=0x2FF))
+    | st.lists(PIECES).map(" ".join)
+    | st.lists(PIECES).map("".join)
+)
+def test_tokens_of_any_text_are_open_clip_s(clean: str, text: str) -> None:
+    """Whether its words are encoded one by one, as most are, or all at once."""
+    ours, theirs = tokenizers(clean)
+    for _ in range(2):
+        assert torch.equal(ours([text, "a dog"]), theirs([text, "a dog"]))
+
+
+@cache
+def tokenizers(clean: str) -> tuple[ClipTokenizer, Any]:
+    return ClipTokenizer(clean=clean), open_clip.tokenizer.SimpleTokenizer(clean=clean)
+
+
+def test_a_tokenizer_forgets_words_at_some_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers and names of files in captions never end."""
+    monkeypatch.setattr("phrasebox.stages.model.tokenizer._MOST_WORDS", 10)
+    tokenizer = ClipTokenizer()
+    for number in range(50):
+        assert torch.equal(tokenizer([f"file {number} .jpg"]), open_clip.tokenize([f"file {number} .jpg"]))
+    assert len(tokenizer._words) <= 13
 
 
 def test_a_siglip_s_sentencepiece_is_read_as_transformers_reads_it(
