@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -35,6 +35,9 @@ PASSES: Final[dict[Device, Passes]] = {"cpu": Passes(4096, 40), "cuda": Passes(3
 lengths (measured with ViT-B-32 in bf16). A GPU has some 150 launches a pass, in whose time it computes
 some 2,000 tokens (an estimate from counted launches)."""
 
+LEAST_WIDTH_IN_16_BITS: Final = 384
+"""Text towers of fewer numbers a token cost little beside the images, and stay exact in fp32."""
+
 
 @dataclass(frozen=True, slots=True)
 class TextTower:
@@ -44,7 +47,9 @@ class TextTower:
     B texts, T' tokens, at most those of the context, D width, E embedding.
 
     `nn.MultiheadAttention` transposes the tokens before its product of matrices. A CPU then takes twice as long
-    for the product in fp32, and 30 times in bf16. So plain blocks are computed as those of image towers.
+    for the product in fp32, and 30 times in bf16. So plain blocks are computed as those of image towers. Only
+    their products are in 16 bits: sums and layer norms keep the precision of the embeddings, which halves the
+    rounding.
 
     Attributes:
         module: The part of open_clip's model that holds the layers of texts.
@@ -56,6 +61,11 @@ class TextTower:
     end: int | None
     blocks: tuple[Block, ...] | None
 
+    @property
+    def width(self) -> int:
+        """Numbers of a token."""
+        return int(self.module.token_embedding.weight.shape[1])
+
     def ends_of(self, tokens: Tensor) -> Tensor:
         """Numbers of tokens (B, T') -> the place of the row that makes the embedding, int64 (B,)."""
         return (tokens if self.end is None else (tokens == self.end).int()).argmax(dim=-1)
@@ -64,10 +74,10 @@ class TextTower:
         """Numbers of tokens (B, T') -> embeddings (B, E), not normalised."""
         parts = self.module
         length = tokens.shape[1]
-        dtype = parts.transformer.get_cast_dtype()
-        x = parts.token_embedding(tokens).to(dtype) + parts.positional_embedding[:length].to(dtype)
+        x = parts.token_embedding(tokens) + parts.positional_embedding[:length]
         ends = self.ends_of(tokens)
         if self.blocks is None:
+            x = x.to(parts.transformer.get_cast_dtype())
             x = parts.transformer(x, attn_mask=parts.attn_mask[:length, :length])
             x = x[torch.arange(len(x), device=x.device), ends]
         else:
@@ -77,7 +87,7 @@ class TextTower:
         row: Tensor = parts.ln_final(x)
         projection = parts.text_projection
         if isinstance(projection, Tensor):
-            return row @ projection
+            return row @ projection.to(row.dtype)
         embedding: Tensor = row if projection is None else projection(row)
         return embedding
 
@@ -138,9 +148,9 @@ class TextEncoder:
     off: phrases of 1,000 photographs have 4.3 tokens on average, and the model's context has
     77. Text towers without such a mask embed the whole context.
 
-    In a run in bf16 the weights of texts are in bf16, too, but for open_clip's own layers on a CPU, whose transposed
-    input makes them slower than in fp32. In fp16 weights stay as they are, since texts of some models overflow.
-    A GPU may compute the fp32 products of a run in 16 bits in TF32.
+    In a run in bf16 the products of texts are in bf16, too, but for open_clip's own layers on a CPU, whose transposed
+    input makes them slower than in fp32, and for narrow towers. In fp16 weights stay as they
+    are, since texts of some models overflow. A GPU may compute the fp32 products of a run in 16 bits in TF32.
 
     Args:
         model: A model of open_clip, or a `DualEncoder`.
@@ -156,18 +166,23 @@ class TextEncoder:
         self.model = private_copy(model, None)  # in evaluation mode: a text tower may have dropout
         self.model._modules.pop("visual", None)  # texts do not need the memory of the image tower
         self.tower = _tower_of(self.model)
-        if precision == torch.bfloat16 and self._is_fast_in_16_bits:
-            self.model.to(precision)
-            self.tower = _tower_of(self.model)  # blocks hold the tensors of the module
+        if precision == torch.bfloat16:
+            self._use_16_bits(precision)
 
-    @property
-    def _is_fast_in_16_bits(self) -> bool:
-        is_plain = isinstance(self.tower, TextTower) and self.tower.blocks is not None
-        return is_plain or isinstance(self.model, DualEncoder) or self.device.type == "cuda"
+    def _use_16_bits(self, precision: torch.dtype) -> None:
+        """Convert the weights that are faster so."""
+        if not isinstance(self.tower, TextTower) or self.tower.blocks is None:
+            if isinstance(self.model, DualEncoder) or self.device.type == "cuda":
+                self.model.to(precision)
+        elif self.tower.width >= LEAST_WIDTH_IN_16_BITS:
+            transformer_of_texts = self.tower.module.transformer
+            blocks = tuple(block_of(block, precision) for block in transformer_of_texts.resblocks)
+            transformer_of_texts.resblocks = nn.ModuleList()  # lets their memory go
+            self.tower = replace(self.tower, blocks=blocks)
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """Return the embeddings (len(texts), E), in the dtype of the weights of texts."""
+        """Return the embeddings (len(texts), E), not normalised."""
         tokens: Tensor = self.tokenizer(list(texts))
         if self.tower is None:
             encode = self.model.encode_text

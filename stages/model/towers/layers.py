@@ -79,14 +79,14 @@ class LayerNorm(Layer):
 
 @dataclass(frozen=True, slots=True)
 class Linear(Layer):
-    """y = x Wᵀ + b; `weight` is (out, in)."""
+    """y = x Wᵀ + b, computed in the weights' precision; `weight` is (out, in)."""
 
     weight: Tensor
     bias: Tensor | None
 
     def __call__(self, x: Tensor) -> Tensor:
         """See `Layer`."""
-        return F.linear(x, self.weight, self.bias)
+        return F.linear(x.to(self.weight.dtype), self.weight, self.bias)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from phrasebox.stages.model.describe import describe
 from phrasebox.stages.model.load import from_open_clip
 from phrasebox.stages.model.module import module_of
 from phrasebox.stages.model.text_cache import TextCache
-from phrasebox.stages.model.text_encoder import TextEncoder, split_by_length, text_tower_of
+from phrasebox.stages.model.text_encoder import TextEncoder, TextTower, split_by_length, text_tower_of
 from tests.closeness import assert_close
 from tests.factories import SPEC, tiny_architecture, tiny_clip
 from tests.stages.explain.models import tokenizer
@@ -122,27 +122,41 @@ def test_plain_blocks_are_computed_without_a_transposed_input(network: nn.Module
     assert TextEncoder(network, tokenizer)(TEXTS).isfinite().all()
 
 
+def clip_with_texts_of(**settings: object) -> nn.Module:
+    architecture = tiny_architecture()
+    architecture["text_cfg"] |= settings
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return open_clip.CustomTextCLIP(**architecture).eval()
+
+
 @pytest.mark.parametrize(
-    ("precision", "expected"),
-    [(None, torch.float32), (torch.bfloat16, torch.bfloat16), (torch.float16, torch.float32)],
-    ids=["none", "bf16", "fp16"],
+    ("width", "precision", "expected"),
+    [
+        (384, None, torch.float32),
+        (384, torch.bfloat16, torch.bfloat16),
+        (384, torch.float16, torch.float32),
+        (320, torch.bfloat16, torch.float32),
+    ],
+    ids=["none", "bf16", "fp16", "narrow"],
 )
-def test_texts_have_the_precision_of_a_run_in_bf16(
-    network: nn.Module, precision: torch.dtype | None, expected: torch.dtype
+def test_products_of_wide_texts_have_the_precision_of_a_run_in_bf16(
+    width: int, precision: torch.dtype | None, expected: torch.dtype
 ) -> None:
-    embeddings = TextEncoder(network, tokenizer, precision)(TEXTS)
-    assert embeddings.dtype == expected
+    network = clip_with_texts_of(width=width, heads=4, layers=2)
+    encode = TextEncoder(network, tokenizer, precision)
+    assert isinstance(encode.tower, TextTower)
+    assert {block.fc.weight.dtype for block in encode.tower.blocks} == {expected}
+    embeddings = encode(TEXTS)
     theirs = embed_whole(network, TEXTS)
-    assert F.cosine_similarity(embeddings.float(), theirs, dim=-1).min() > 0.999
-    assert network.token_embedding.weight.dtype == torch.float32, "the model is only read"
+    assert F.cosine_similarity(embeddings, theirs, dim=-1).min() > 0.999
+    assert network.text.transformer.resblocks[0].mlp.c_fc.weight.dtype == torch.float32, (
+        "the model is only read"
+    )
 
 
 def test_blocks_of_open_clip_keep_fp32_on_a_cpu() -> None:
-    architecture = tiny_architecture()
-    architecture["text_cfg"]["qk_norm"] = True
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        other = open_clip.CustomTextCLIP(**architecture).eval()
+    other = clip_with_texts_of(qk_norm=True)
     assert TextEncoder(other, tokenizer, torch.bfloat16)(TEXTS).dtype == torch.float32
 
 
