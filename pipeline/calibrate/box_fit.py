@@ -76,7 +76,7 @@ class PlacedObject:
 
     Attributes:
         image: Number of its image.
-        heads: Its texts, each with its head noun.
+        heads: Its English texts, each with its head noun; none where all are in other languages.
         view: What the fit sees; its `usual` does not count.
         boxes: (n, 4), true boxes as shares of the image: x0, y0, x1, y1.
         weight: Number of phrases that name it, or of those for which it counts.
@@ -285,7 +285,7 @@ def _bags_of(objects: Sequence[PlacedObject]) -> tuple[list[str], Floats]:
     times = Counter(word for _, word in images)
     words = sorted(word for word, number in times.items() if number >= FEWEST_TIMES)
     shares = [
-        [bag[word] / len(object_.heads) for word in words]
+        [bag[word] / max(1, len(object_.heads)) for word in words]
         for bag, object_ in zip(bags, objects, strict=True)
     ]
     return words, np.array(shares).reshape(len(objects), len(words))

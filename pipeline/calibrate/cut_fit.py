@@ -51,10 +51,10 @@ class SizedObject(NamedTuple):
 
 
 class UsualSizes:
-    """The usual size of the objects that each head noun names, see `FittedCut.usual`; from one or more objects."""
+    """The usual size of the objects that each head noun names, see `FittedCut.usual`."""
 
     def __init__(self, sized_objects: Sequence[SizedObject]) -> None:
-        mean = fmean(object_.log_size for object_ in sized_objects)
+        mean = fmean(object_.log_size for object_ in sized_objects) if sized_objects else 0.0
         self._of_head: dict[str, list[tuple[int, float]]] = defaultdict(list)
         for image, head, log_size in sized_objects:
             self._of_head[head].append((image, log_size - mean))
@@ -89,8 +89,8 @@ class CutExamples(NamedTuple):
     """Maps that are cut at all shares.
 
     Attributes:
-        objects: The objects that they show, for their usual sizes.
-        maps: The image of each map, the head nouns of its object, and its levels.
+        objects: The objects that English phrases name, for their usual sizes.
+        maps: The image of each map, the English head nouns of its object, and its levels.
         right: Whether the first region of each cut of each map is right.
     """
 
@@ -123,14 +123,13 @@ def cut_examples(config: RegionsConfig, rows: RowRecords, queries: RowQueries) -
             row_surfaces = maker.surfaces_of_phrases(record)
             heads = maker.heads_of(record, maker.groups_of(record))
             regions_by_share = [stage.regions_of(record) for stage in stages] if is_cut else []
-            first_heads = {phrase.text: phrase.head for phrase in reversed(record.phrases)}
             for query in queries(row, record.phrases):
                 index = query.phrase_index
                 if query.target is None or index is None or (surface := row_surfaces[index]) is None:
                     continue
                 boxes = query.target.boxes_xywh_px
-                if captions is None:
-                    head = first_heads[record.phrases[index].text]
+                head = heads[index].get(record.phrases[index].text)
+                if captions is None and head is not None:
                     objects.append(SizedObject(query.image, head, _log_size(boxes, query.size_hw)))
                 if not is_cut:
                     continue
@@ -157,7 +156,8 @@ def fit_cut_to_examples(examples: CutExamples) -> tuple[FittedCut, UsualSizes]:
     features = []
     for image, names, levels in maps:
         usual_sizes = sizes.of_other_images(image, names)
-        features.append(cut_features(levels, fmean(usual_sizes[name] for name in names)))
+        usual_size = fmean(usual_sizes[name] for name in names) if names else 0.0
+        features.append(cut_features(levels, usual_size))
     try:
         fit = fit_cut(np.array(features), np.array(right))
     except ValueError as error:

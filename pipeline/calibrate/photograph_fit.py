@@ -22,6 +22,7 @@ from phrasebox.pipeline.config.run_config import load_config
 from phrasebox.pipeline.evaluate.evaluation_set import open_evaluation_set
 from phrasebox.pipeline.run.calibration_cache import cache_name, calibration_folder
 from phrasebox.pipeline.run.run import run
+from phrasebox.pipeline.terminal import say
 from phrasebox.stages.contract.errors import ConfigError, InputError
 from phrasebox.stages.scores.score import read_calibration
 
@@ -77,8 +78,8 @@ class PhotographFit:
                 "model.name": self.model,
             },
         )
-        with console.status(f"making heat maps, in {work}"):
-            run(config)
+        say(console, f"making heat maps, in {work}")
+        run(config, console, has_summary=False)
         evaluation_set = open_evaluation_set(work / "dataset", self.photographs / "truth.json")
         file = work / "calibration.json"
         figures = write_calibration(evaluation_set, file, console)

@@ -22,6 +22,7 @@ from phrasebox.pipeline.commands.options import (
     OptionalTruth,
     Resized,
     naming_options,
+    stopping,
 )
 from phrasebox.pipeline.commands.tables import (
     format_interval,
@@ -100,7 +101,8 @@ def calibrate(
             "--photographs", {"DATASET": dataset, "--truth": truth, "--reviews": reviews or None}
         )
         fit = PhotographFit(photographs, model, settings)
-        figures, place = fit.write(out, console)
+        with stopping("stopped. The same command goes on with the heat maps that are made."):
+            figures, place = fit.write(out, console)
         print_calibration(figures, place, console, is_known=out is None)
         return
     _reject_beside("a dataset", {"--model": model})

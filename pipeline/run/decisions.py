@@ -45,11 +45,13 @@ class Session:
         folder: The folder of the dataset.
         report: The counts of the run.
         display: Shows the run to people.
+        has_summary: Whether the end of the run says what it has made, and what to do with it.
     """
 
     folder: DatasetFolder
     report: Report
     display: Display
+    has_summary: bool = True
 
     def show_step(self, step: str) -> None:
         """Show a step before the first image, and the report's new notes."""

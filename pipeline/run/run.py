@@ -54,6 +54,7 @@ def run(
     fresh: bool = False,
     may_delete: MayDelete = delete_what_runs_wrote,
     report: Report | None = None,
+    has_summary: bool = True,
 ) -> AnyPath:
     """Run the pipeline, or resume a former run of the same command; return the dataset's folder.
 
@@ -65,6 +66,7 @@ def run(
         may_delete: Asked before `fresh` replaces rows; by default the answer is yes, unless
             files that no run wrote would be deleted too.
         report: Collects statistics for the caller.
+        has_summary: Whether the end says what was made, and the next commands for it.
 
     Raises:
         TooManyErrors: More rows failed than `output.max_error_share` allows. The dataset is complete.
@@ -74,7 +76,7 @@ def run(
     """
     folder = DatasetFolder(config.output.path)
     display = Display(console or Console(quiet=True))
-    session = Session(folder=folder, report=report or Report(), display=display)
+    session = Session(folder=folder, report=report or Report(), display=display, has_summary=has_summary)
     fingerprint = check_files(config)
     with folder.locked(), folder.writing():
         previous = folder.recover_previous_run()
@@ -109,7 +111,8 @@ def run(
             finished = _make_rows(resolved, session, previous, changes)
         total = folder.finish(session.report, finished.manifest)
     display.say(*folder.take_notes())
-    _print_summary(finished, session, total)
+    if has_summary:
+        _print_summary(finished, session, total)
     _reject_complete(folder.path, config.output)
     return folder.path
 
@@ -206,6 +209,15 @@ def _end_complete(
         names = (path.name for path in previous.unlisted)
         folder.notes.append(unlisted_in_words(folder.data, names))
     session.display.say(*folder.take_notes(), *_explain_changes(changes))
+    if session.has_summary:
+        _explain_completeness(session, changes)
+    _reject_complete(folder.path, output)
+    return folder.path
+
+
+def _explain_completeness(session: Session, changes: Changes) -> None:
+    """Say that a dataset has every row, and what may be wrong with it."""
+    folder = session.folder
     rest = "every sample of the input has its row" if changes.changed else "nothing to do"
     manifest = _manifest_of(folder.path)
     failed = manifest["counts"]["failed"]
@@ -215,8 +227,6 @@ def _end_complete(
     session.display.say(f"{folder.path} is complete: {rest}. --fresh starts over.{again}")
     if (doubt := _doubt_in(manifest)) is not None:
         session.display.say(*map(visible, doubt.lines()))
-    _reject_complete(folder.path, output)
-    return folder.path
 
 
 def _explain_resumption(folder: DatasetFolder, samples: int | None) -> str:

@@ -18,7 +18,8 @@ from pydantic.dataclasses import dataclass
 from phrasebox.stages.contract.errors import ConfigError, WeightsError
 from phrasebox.stages.contract.values import Json
 from phrasebox.stages.model.checkpoints.files import check_described
-from phrasebox.stages.model.languages import reads_english_only
+from phrasebox.stages.model.families import ModelFamily, family_of, family_of_folder
+from phrasebox.stages.model.languages import names_english_only
 
 OWN_MODELS: Final = (
     "demo",
@@ -313,11 +314,26 @@ class ModelDescription:
     fingerprint: str = ""
 
     @property
+    def family(self) -> ModelFamily | None:
+        """The family of the weights, if their tag or the kind of their folder tells it."""
+        if self.pretrained is not None:
+            return family_of(f"{self.name}/{self.pretrained}")
+        return family_of(self.name) if self.is_bundled else family_of_folder(self._model_type)
+
+    @property
     def reads_english_only(self) -> bool:
-        """Whether nothing says that the model was trained on texts in other languages than English."""
-        kind = (self.dual_encoder or {}).get("model_type")
+        """Whether the model was trained on English texts alone: its family says so, or no name speaks against it."""
+        if self.family is not None:
+            return self.family.reads_english_only
         vocabulary = self._kind_of_vocabulary()
-        return reads_english_only(self.architecture, self.name, self.pretrained, kind, vocabulary)
+        return names_english_only(
+            self.architecture, self.name, self.pretrained, self._model_type, vocabulary
+        )
+
+    @property
+    def _model_type(self) -> str:
+        """`model_type` of a dual encoder; "" for other models."""
+        return str((self.dual_encoder or {}).get("model_type") or "")
 
     def _kind_of_vocabulary(self) -> str:
         """Return the class of the tokenizer beside the model's vocabulary; "" where none is named."""

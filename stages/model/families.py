@@ -36,6 +36,11 @@ class ModelFamily:
     weights: tuple[str, ...] = ()
     model_types: tuple[str, ...] = ()
 
+    @property
+    def reads_english_only(self) -> bool:
+        """Whether the texts were English alone."""
+        return self.languages == "English"
+
 
 FAMILIES: Final = (
     ModelFamily(

@@ -123,6 +123,31 @@ def test_the_fit_weighs_no_cosine_and_finds_more_boxes_than_none(
     assert after.gain_over(before).n == len(before.hits)
 
 
+@pytest.mark.parametrize("languages", [("fr",), ("en", "fr")], ids=["French", "English and French"])
+def test_phrases_in_other_languages_teach_no_usual_sizes_and_places(
+    source: Source, languages: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The nouns of other languages are spelt as other nouns of English."""
+    monkeypatch.setattr(box_fit, "EPOCHS", 1)
+    records = [
+        replace(
+            record,
+            phrases=tuple(
+                replace(phrase, language=language, head=phrase.head if language == "en" else "pain")
+                for phrase in record.phrases
+            ),
+        )
+        for number, record in enumerate(source.maps.records)
+        for language in [languages[number % len(languages)]]
+    ]
+    fitted = fit_sources([Source(replace(source.maps, records=records), source.labels)])
+    assert fitted.cut is not None
+    assert fitted.box is not None
+    assert bool(fitted.cut.usual) == bool(fitted.box.usual.words) == ("en" in languages)
+    assert "pain" not in fitted.cut.usual
+    assert "=pain" not in fitted.box.usual.words
+
+
 def test_the_margin_is_the_largest_excess_rounded_up() -> None:
     def target(first: float, second: float) -> Any:
         return {"dev": {"generic": {"excess": first}}, "dev, one caption": {"generic": {"excess": second}}}

@@ -1,5 +1,7 @@
 """From captioned photographs with boxes to a calibration that later runs find by themselves."""
 
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,11 +9,12 @@ from typing import Any
 import pytest
 
 from benchmarks import calibrations
+from phrasebox.pipeline import terminal
 from phrasebox.pipeline.calibrate import photograph_fit, presence, truth_fit
 from phrasebox.pipeline.run import calibration_cache
 from phrasebox.stages.scores.score import read_calibration
 from tests.build.datasets import manifest_of
-from tests.pipeline.commands.evaluated import called, config_of, drawing, run_aloud
+from tests.pipeline.commands.evaluated import called, config_of, drawing, printed, run_aloud
 
 drawn = drawing(24, 43)
 """Scenes lie as photographs do: captions.jsonl, images/ and truth.json."""
@@ -68,6 +71,39 @@ def test_one_that_is_not_shown_to_help_is_not_kept(
     assert "do not use it" in text.replace("\n", " ")
     assert "not kept" in text.replace("\n", " ")
     assert list(cache.iterdir()) == []
+
+
+def test_a_stopped_fit_shows_its_progress_and_goes_on(
+    drawn: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, former))
+    command = ("calibrate", "--model", "demo", "--photographs", drawn)
+    with monkeypatch.context() as patch:
+        patch.setattr(terminal, "LINE_SECONDS", 0.0)
+        patch.setattr(photograph_fit, "write_calibration", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        code, text, errors = called(*command)
+    assert code == 130
+    assert errors == "stopped. The same command goes on with the heat maps that are made.\n"
+    assert "images: 24 of 24" in text
+    [work] = cache.iterdir()
+    assert f"making heat maps, in {work}\n" in text
+    for hint in ("phrasebox inspect", "phrasebox export", "images/s in this run"):
+        assert hint not in text, "the dataset is no result"
+    [shard] = (work / "dataset" / "data").iterdir()
+    made_ns = shard.stat().st_mtime_ns
+    times = []
+    write = photograph_fit.write_calibration
+
+    def write_noted(*arguments: Any) -> Any:
+        times.append(shard.stat().st_mtime_ns)
+        return write(*arguments)
+
+    monkeypatch.setattr(photograph_fit, "write_calibration", write_noted)
+    text = printed(*command)
+    assert times == [made_ns]
+    assert "--fresh" not in text
+    assert "right" in text
 
 
 @pytest.mark.slow

@@ -17,10 +17,11 @@ from phrasebox.pipeline.run.calibration import GENERIC_FILE, find_generic_calibr
 from phrasebox.stages.contract.errors import ConfigError
 from phrasebox.stages.regions.config import RegionsConfig
 from phrasebox.stages.scores.score import read_calibration
-from tests.build.datasets import manifest_of
+from tests.build.datasets import copy_of, manifest_of
 from tests.messages import expect_error
-from tests.pipeline.commands.evaluated import called, config_of, drawing, run_aloud
+from tests.pipeline.commands.evaluated import called, config_of, drawing, printed, run_aloud
 from tests.pipeline.light import assert_alike, rows_of
+from tests.pipeline.reviewer import review
 from tests.pipeline.viewer.conftest import serving
 
 PLAIN = {"rule": "fitted", "upsample": "linear", "smooth_patches": 1.0}
@@ -149,7 +150,30 @@ def test_a_source_without_heat_maps_refuses_it(drawn: Path, tmp_path: Path) -> N
         run_aloud(config)
 
 
-def test_a_truth_and_a_review_correct_it(made: tuple[Path, str], drawn: Path, tmp_path: Path) -> None:
+def test_a_review_corrects_it(made: tuple[Path, str], drawn: Path, tmp_path: Path) -> None:
+    """The fit takes boxes, cut and presence of the dataset, and then no score is an estimate."""
+    dataset = copy_of(made[0], tmp_path)
+    assert review(dataset, drawn / "truth.json", 120, drags=True) > 60
+    file = tmp_path / "reviewed.json"
+    out = printed("calibrate", dataset, "--reviews", "--out", file)
+    assert "calibration error" in out
+    assert "boxes: the dataset's boxes stay" in out
+    reviewed, stored = read_calibration(file), read_calibration(dataset / "presence.json")
+    assert reviewed.margin is None
+    assert not reviewed.is_generic
+    assert reviewed.made_from["reviews"] > 60
+    assert reviewed.cut == stored.cut
+    assert reviewed.box is not None
+    assert stored.box is not None
+    assert np.array_equal(reviewed.box.mean, stored.box.mean)
+    assert reviewed.presence is not None
+    again, text = run_aloud(generic(drawn, tmp_path / "again", calibration=str(file)))
+    assert "Scores are calibrated" in text
+    assert "Scores are estimated" not in text
+    assert "estimated_margin" not in manifest_of(again)["scores"]
+
+
+def test_a_truth_corrects_it(made: tuple[Path, str], drawn: Path, tmp_path: Path) -> None:
     file = tmp_path / "own.json"
     code, _, errors = called("calibrate", made[0], "--truth", drawn / "truth.json", "--out", file)
     assert code == 0, errors
