@@ -14,6 +14,7 @@ import numpy as np
 
 from phrasebox.pipeline.run.calibration import calibration_basis
 from phrasebox.pipeline.run.steps import HeatMapSteps
+from phrasebox.stages.contract.errors import ConfigError
 from phrasebox.stages.contract.records import Record
 from phrasebox.stages.contract.values import Floats
 from phrasebox.stages.regions.config import RegionsConfig
@@ -53,6 +54,16 @@ def with_generic(
         }
     )
     return replace(steps.with_calibration(brought), generic=None)
+
+
+def reject_generic(steps: HeatMapSteps) -> None:
+    """Raise ConfigError where steps take a calibration of other models, and there is no run that brings it to one."""
+    if steps.generic is not None:
+        raise ConfigError(
+            "a generic calibration needs the images of a run, and here is no run: name the file OUT/presence.json that "
+            "a run of the model with it has written, or take none",
+            key="regions.calibration",
+        )
 
 
 def box_inputs(config: RegionsConfig, generic: Calibration, records: Iterable[Record]) -> Floats:
