@@ -1,8 +1,9 @@
 """The generic calibration: cut, boxes and scores that were fitted to the maps of other models.
 
 It is brought to a model by the first images of a run, without annotations: presence is fitted to their captions, the
-heat of their maps gets the usual mean, and the networks of boxes standardise their inputs by these images. Scores keep
-the moments of the fit, because those tell that maps are worse. They are estimates: the fit has not seen the model.
+heat of their maps gets the usual mean, and the networks of boxes standardise their inputs by these images. Scores are
+standardised by the images of the fit, so that maps that are worse than those of the fit get lower scores. They are
+estimates: the fit has not seen the model.
 """
 
 from __future__ import annotations
