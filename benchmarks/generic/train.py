@@ -202,8 +202,8 @@ class TrainingTexts:
         phrases = torch.from_numpy(np.unique(np.concatenate(chosen)))
         of_images = self._present[images]
         is_present = (of_images[None] == phrases[:, None, None]).any(dim=-1)
-        others = self._unit_phrases[of_images.clamp(min=0).flatten()]
-        cosines = (self._unit_phrases[phrases] @ others.T).unflatten(1, of_images.shape)
+        image_phrases = self._unit_phrases[of_images.clamp(min=0).flatten()]
+        cosines = (self._unit_phrases[phrases] @ image_phrases.T).unflatten(1, of_images.shape)
         nearest = cosines.masked_fill(of_images[None] < 0, -1.0).amax(dim=-1)
         is_own = torch.eye(len(images), dtype=torch.bool)
         unit = self._unit_captions[captions]
