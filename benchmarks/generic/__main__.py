@@ -42,8 +42,6 @@ SOURCES: Final = {
 }
 """Model and explainer -> the number of photographs that the fit takes of them."""
 
-FAMILIES: Final = ("photo", "lite0", "lite1")  # a model's family is its trunk
-
 TARGETS: Final = (
     ("photo", "grad_eclip"),
     ("lite0-pool", "grad_eclip"),
@@ -54,7 +52,7 @@ TARGETS: Final = (
     ("photo", "no affinity"),
     ("photo 224", "grad_eclip"),
 )
-"""What is measured, by fits without its family."""
+"""The models and explainers in the table. Each is measured with a fit to the maps of models with other trunks."""
 
 
 class Maker:
@@ -80,7 +78,7 @@ class Maker:
         return Source(maps, Labels(self.truth_of(split), maps.records, resized=split == "fit"))
 
     def generic_without(self, family: str) -> Calibration:
-        """Return the fit to all models but those of a family; "" leaves none out."""
+        """Return the fit to all models but those of a family, which share its trunk; "" leaves none out."""
         file = self.fits / f"generic without {family or 'none'}.json"
         if not file.is_file():
             sources = [
@@ -182,20 +180,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--photos", type=Path, required=True)
     parser.add_argument("--packages", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--only", choices=["fits", "own", "table"], default="table")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     photographs = Photographs(options.photos, options.out)
     maker = Maker(Workshop(photographs=photographs, packages=options.packages, out=options.out))
-    if options.only == "own":
-        for target in TARGETS:
-            maker.own_fit(*target)
-        return
-    for family in (*FAMILIES, ""):
-        maker.generic_without(family)
-    if options.only == "fits":
-        return
     figures = {", ".join(target): maker.measure(*target) for target in TARGETS}
     maker.publish(figures)
     print(table_of(figures))

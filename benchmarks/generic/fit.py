@@ -7,7 +7,7 @@ inputs of each model and explainer standardised by its own moments.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
@@ -18,13 +18,14 @@ import numpy as np
 from benchmarks.generic.maps import Labels, MapSet
 from phrasebox.pipeline.calibrate.box_fit import (
     BoxTrainer,
+    PlacedObject,
     fit_networks,
     fold_of,
     place_objects,
     true_places,
 )
 from phrasebox.pipeline.calibrate.caption_views import CaptionView, captionings_of, views_of
-from phrasebox.pipeline.calibrate.cut_fit import CutExamples, cut_examples, fit_cut_to_examples
+from phrasebox.pipeline.calibrate.cut_fit import CutExamples, UsualSizes, cut_examples, fit_cut_to_examples
 from phrasebox.pipeline.calibrate.truth_fit import JudgedRegion, cut_of_others, judge_row
 from phrasebox.pipeline.run.calibration import generic_basis
 from phrasebox.pipeline.run.generic import box_inputs
@@ -69,6 +70,30 @@ class Source:
         rows = [(row, record) for row, record, captions in self.views if captions is None]
         return cut_examples(REGIONS, rows, self.labels.queries)
 
+    def cuts(self, cut: FittedCut, sizes: UsualSizes) -> dict[int, FittedCut | None]:
+        """Return the cut of each image, with usual sizes from the other ones."""
+        return {
+            row["id"]: cut_of_others(cut, sizes, row["id"], record)
+            for row, record, captions in self.views
+            if captions is None
+        }
+
+    def objects(self, cuts: Mapping[int, FittedCut | None], *, has_cosines: bool) -> Iterator[PlacedObject]:
+        """Yield the objects with known places, whose maps are cut so; `has_cosines`: see `fit_sources`."""
+        rows = [view[:2] for view in self.views]
+        for placed in place_objects(REGIONS, rows, true_places(self.labels.queries), cuts):
+            facts = placed.view.facts
+            view = placed.view._replace(facts=facts if has_cosines else _without_cosine(facts))
+            yield replace(placed, source=self.maps.source, view=view)
+
+    def judge(
+        self, cuts: Mapping[int, FittedCut | None], folds: Sequence[BoxModel]
+    ) -> Iterator[JudgedRegion]:
+        """Yield the regions with known truth, each by the fit of boxes to the other folds."""
+        for row, record, _ in self.views:
+            stage = RegionsStage(REGIONS, fitted_cut=cuts[row["id"]], box_fit=folds[fold_of(row["id"])])
+            yield from judge_row(row, record, stage, self.labels.queries)
+
     def inputs_of(self, box: BoxModel, cut: FittedCut) -> Floats:
         """Return what the networks of a fit of boxes see of these maps, (maps, INPUTS)."""
         records = [record for _, record, captions in self.views if captions is None]
@@ -87,38 +112,20 @@ def fit_sources(sources: Sequence[Source], *, has_cosines: bool = False) -> Cali
     cut, sizes = fit_cut_to_examples(
         CutExamples(*([*chain.from_iterable(parts)] for parts in zip(*examples, strict=True)))
     )
-    objects = []
-    cuts_by_source: list[dict[int, FittedCut | None]] = []
-    for source in sources:
-        cuts = {
-            row["id"]: cut_of_others(cut, sizes, row["id"], record)
-            for row, record, captions in source.views
-            if captions is None
-        }
-        cuts_by_source.append(cuts)
-        rows = [view[:2] for view in source.views]
-        placed = place_objects(REGIONS, rows, true_places(source.labels.queries), cuts)
-        objects += [
-            replace(
-                object_,
-                source=source.maps.source,
-                view=object_.view
-                if has_cosines
-                else object_.view._replace(facts=_without_cosine(object_.view.facts)),
-            )
-            for object_ in placed
-        ]
+    cuts = [source.cuts(cut, sizes) for source in sources]
+    objects = [
+        object_
+        for source, source_cuts in zip(sources, cuts, strict=True)
+        for object_ in source.objects(source_cuts, has_cosines=has_cosines)
+    ]
     trainer = BoxTrainer(objects, fit_networks)
     box, *folds = [
         fit if has_cosines else _without_cosine_weights(fit) for fit in (trainer.whole(), *trainer.folds())
     ]
     regions: list[JudgedRegion] = []
-    for source, cuts in zip(sources, cuts_by_source, strict=True):
+    for source, source_cuts in zip(sources, cuts, strict=True):
         inputs = source.inputs_of(box, cut)
-        fitted = [fold.with_moments(inputs) for fold in folds]
-        for row, record, _ in source.views:
-            stage = RegionsStage(REGIONS, fitted_cut=cuts[row["id"]], box_fit=fitted[fold_of(row["id"])])
-            regions += judge_row(row, record, stage, source.labels.queries)
+        regions += source.judge(source_cuts, [fold.with_moments(inputs) for fold in folds])
     names = [name for name in regions[0].evidence.features if has_cosines or name not in COSINES]
     features = np.array([[region.evidence.features[name] for name in names] for region in regions])
     is_right = np.array([region.is_right for region in regions], np.bool_)

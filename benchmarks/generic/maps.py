@@ -75,7 +75,7 @@ class MapSet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workshop:
-    """Where models, maps and photographs are.
+    """The folders of photographs, packages and results, and what is made from them: models and their maps.
 
     Attributes:
         photographs: The photographs.

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from benchmarks.generic.heads import GRID, HEADS, WIDTH, HeadBlock, ImageHead, TextHead
 from benchmarks.generic.texts import SentenceEncoder
-from benchmarks.generic.train import read_photographs, train_heads, training_features
+from benchmarks.generic.train import TrainingPlan, read_photographs, train_heads, training_features
 from benchmarks.generic.trunks import MEAN, STD, FrozenTrunk, load_trunk
 from phrasebox.stages.model.clip import ClipModel
 from phrasebox.stages.model.config import InputSpec
@@ -86,16 +86,8 @@ def build_model(name: str, packages: Path, out: Path, lines: Path, images: Path)
         features = training_features(
             trunk, photographs.files, out / f"{recipe.trunk}-{recipe.stride_px}.npy"
         )
-        heads = train_heads(
-            trunk,
-            features,
-            photographs,
-            encode,
-            depth=recipe.depth,
-            steps=recipe.steps,
-            seed=0,
-            keep=recipe.keep,
-        )
+        plan = TrainingPlan(depth=recipe.depth, steps=recipe.steps, keep=recipe.keep)
+        heads = train_heads(trunk, features, photographs, encode, plan)
         out.mkdir(parents=True, exist_ok=True)
         torch.save({"image": heads[0].state_dict(), "text": heads[1].state_dict(), "scale": heads[2]}, file)
     state = torch.load(file, weights_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -17,8 +17,6 @@ from phrasebox.pipeline.calibrate.review_fit import ReviewFitFigures, write_revi
 from phrasebox.pipeline.calibrate.truth_fit import CalibrationFigures, write_calibration
 from phrasebox.pipeline.commands.options import (
     OF_DATASETS,
-    DatasetSettings,
-    ModelName,
     OptionalTruth,
     Resized,
     naming_options,
@@ -48,8 +46,25 @@ CalibrationFile = Annotated[
     typer.Option(
         "--out",
         metavar="FILE.json",
-        help="File to write; runs take it as regions.calibration=FILE.json. With --photographs it may be left out: "
-        "later runs of the model with the same settings then find the calibration by themselves.",
+        help="File to write; runs take it as regions.calibration=FILE.json. A DATASET needs it. With --photographs it "
+        "may be left out: later runs of the model with the same settings then find the calibration by themselves.",
+    ),
+]
+CalibratedModel = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="NAME[/TAG]|PATH",
+        help="Only with --photographs: the model to calibrate, as phrasebox run takes it.",
+    ),
+]
+CalibrationSettings = Annotated[
+    list[str],
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Set a key of the dataset's configuration, e.g. --set input.image_root=moved/, or with --photographs one "
+        "of later runs, e.g. --set explain.kind=maskclip. Repeatable.",
     ),
 ]
 
@@ -58,7 +73,9 @@ CalibrationFile = Annotated[
 def calibrate(
     dataset: Annotated[
         Path | None,
-        typer.Argument(metavar="[DATASET]", help="Folder or URL of a finished dataset; or --photographs."),
+        typer.Argument(
+            metavar="[DATASET]", help="Folder or URL of a finished dataset. --photographs takes its place."
+        ),
     ] = None,
     out: CalibrationFile = None,
     truth: OptionalTruth = None,
@@ -66,8 +83,8 @@ def calibrate(
         bool,
         typer.Option(
             "--reviews",
-            help="Fit to what people said of the dataset's regions (phrasebox inspect DATASET --review), not to a "
-            "ground truth, and to the boxes that they dragged. It needs some 200 answers; the verdict at the end says "
+            help="In place of --truth: fit to what people said of the dataset's regions (phrasebox inspect DATASET "
+            "--review), and to the boxes that they dragged. It needs some 200 answers; the verdict at the end says "
             "whether they suffice.",
         ),
     ] = False,
@@ -77,12 +94,12 @@ def calibrate(
         typer.Option(
             "--photographs",
             metavar="DIR",
-            help="Captioned photographs with boxes, as phrasebox photographs fetches them: makes the dataset, and fits "
-            "to their truth.json.",
+            help="In place of DATASET and --truth: captioned photographs with boxes, as phrasebox photographs fetches "
+            "them. Makes heat maps of them with --model, and fits to their truth.json.",
         ),
     ] = None,
-    model: ModelName = None,
-    settings: DatasetSettings = [],  # noqa: B006  typer copies it
+    model: CalibratedModel = None,
+    settings: CalibrationSettings = [],  # noqa: B006  typer copies it
 ) -> None:
     """Fit scores, and learn where boxes are, for the model and settings that the dataset was made with.
 
@@ -97,13 +114,9 @@ def calibrate(
     phrasebox calibrate --model ViT-B-16/laion2b_s34b_b88k --photographs coco/    for all later runs of the model
     """
     if photographs is not None:
-        _reject_beside(
-            "--photographs", {"DATASET": dataset, "--truth": truth, "--reviews": reviews or None}
-        )
-        fit = PhotographFit(photographs, model, settings)
-        with stopping("stopped. The same command goes on with the heat maps that are made."):
-            figures, place = fit.write(out, console)
-        print_calibration(figures, place, console, is_known=out is None)
+        unused = {"DATASET": dataset, "--truth": truth, "--reviews": reviews, "--resized": resized}
+        _reject_beside("--photographs", unused)
+        _calibrate_to_photographs(PhotographFit(photographs, model, settings), out)
         return
     _reject_beside("a dataset", {"--model": model})
     if dataset is None:
@@ -117,28 +130,39 @@ def calibrate(
                 "leave --truth and --resized out, scores are fitted to what people said", key="--reviews"
             )
         print_reviewed(write_reviewed_calibration(dataset, out, console, settings), out, console)
-        return
-    if truth is None:
-        if resized:
-            raise ConfigError(
-                "without it there is nothing to fit but presence, for which --resized means nothing",
-                key="--truth",
-            )
-        say(console, write_presence(dataset, out, console, settings).in_words())
-        console.print(
-            "The calibration knows presence alone: scores of regions still rank, and are no probabilities."
+    elif truth is not None:
+        evaluation_set = open_evaluation_set(dataset, truth, settings, resized=resized)
+        print_calibration(write_calibration(evaluation_set, out, console), out, console)
+    elif resized:
+        raise ConfigError(
+            "without it there is nothing to fit but presence, for which --resized means nothing",
+            key="--truth",
         )
-        say(console, _use(out))
-        return
-    evaluation_set = open_evaluation_set(dataset, truth, settings, resized=resized)
-    figures = write_calibration(evaluation_set, out, console)
-    print_calibration(figures, out, console)
+    else:
+        _calibrate_presence(dataset, out, settings)
+
+
+def _calibrate_to_photographs(fit: PhotographFit, out: Path | None) -> None:
+    with (
+        naming_options(dict.fromkeys(("model.name", "model.checkpoint"), "--model")),
+        stopping("stopped. The same command goes on with the heat maps that are made."),
+    ):
+        figures, place = fit.write(out, console)
+    print_calibration(figures, place, console, is_known=out is None)
+
+
+def _calibrate_presence(dataset: Path, out: Path, settings: Sequence[str]) -> None:
+    say(console, write_presence(dataset, out, console, settings).in_words())
+    console.print(
+        "The calibration knows presence alone: scores of regions still rank, and are no probabilities."
+    )
+    say(console, _use(out))
 
 
 def _reject_beside(choice: str, arguments: Mapping[str, object]) -> None:
     """Raise ConfigError for an argument that is given and means nothing beside a choice."""
     for key, value in arguments.items():
-        if value is not None:
+        if value is not None and value is not False:
             raise ConfigError(f"it means nothing with {choice}: leave one of them out", key=key)
 
 

@@ -15,6 +15,7 @@ from phrasebox.pipeline.config.run_config import load_config
 from phrasebox.pipeline.demo.photographs import INPUT
 from phrasebox.pipeline.evaluate.estimates import plain_values
 from phrasebox.pipeline.evaluate.model_check import CheckFigures, check_model
+from phrasebox.pipeline.run.generic import reject_generic
 from phrasebox.pipeline.run.steps import build_steps, check_files, fetch_weights
 from phrasebox.pipeline.run.warm_up import drop_meaningless_calibration
 from phrasebox.pipeline.terminal import console, errors, print_json, say
@@ -258,6 +259,7 @@ def check(
     from phrasebox.stages.model.device import peak_memory_bytes  # noqa: PLC0415  it imports torch
 
     steps = build_steps(config)
+    reject_generic(steps)
     fetch_weights(steps.description, lambda line: say(errors, line))
     model_check = check_model(drop_meaningless_calibration(steps, config.input, config.regions.calibration))
     figures = model_check.measure()

@@ -1,8 +1,9 @@
 """The generic calibration: cut, boxes and scores that were fitted to the maps of other models.
 
 It is brought to a model by the first images of a run, without annotations: presence is fitted to their captions, the
-heat of their maps gets the usual mean, and the networks of boxes standardise their inputs by these images. Scores keep
-the moments of the fit, because those tell that maps are worse. They are estimates: the fit has not seen the model.
+heat of their maps gets the usual mean, and the networks of boxes standardise their inputs by these images. Scores are
+standardised by the images of the fit, so that maps that are worse than those of the fit get lower scores. They are
+estimates: the fit has not seen the model.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 
 from phrasebox.pipeline.run.calibration import calibration_basis
 from phrasebox.pipeline.run.steps import HeatMapSteps
+from phrasebox.stages.contract.errors import ConfigError
 from phrasebox.stages.contract.records import Record
 from phrasebox.stages.contract.values import Floats
 from phrasebox.stages.regions.config import RegionsConfig
@@ -53,6 +55,16 @@ def with_generic(
         }
     )
     return replace(steps.with_calibration(brought), generic=None)
+
+
+def reject_generic(steps: HeatMapSteps) -> None:
+    """Raise ConfigError where steps take a calibration of other models, and there is no run that brings it to one."""
+    if steps.generic is not None:
+        raise ConfigError(
+            "a generic calibration needs the images of a run, and here is no run: name the file OUT/presence.json that "
+            "a run of the model with it has written, or take none",
+            key="regions.calibration",
+        )
 
 
 def box_inputs(config: RegionsConfig, generic: Calibration, records: Iterable[Record]) -> Floats:

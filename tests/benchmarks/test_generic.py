@@ -13,7 +13,7 @@ from benchmarks.generic.fit import Source, fit_sources
 from benchmarks.generic.heads import GRID, HeadBlock, ImageHead, TextHead
 from benchmarks.generic.maps import Labels, MapSet
 from benchmarks.generic.models import RECIPES, tower_of
-from benchmarks.generic.train import CaptionedPhotographs, train_heads
+from benchmarks.generic.train import CaptionedPhotographs, TrainingPlan, train_heads
 from benchmarks.generic.transfer import answer, brought
 from benchmarks.generic.trunks import FrozenTrunk
 from phrasebox.pipeline.calibrate import box_fit
@@ -53,7 +53,8 @@ def test_a_tower_embeds_as_the_head_that_was_trained(name: str) -> None:
     embeddings, _ = head(network.features(rgb), places)
     tower = tower_of(recipe, network, head)
     encoded = torch.nn.functional.normalize(tower.encode(rgb).float(), dim=-1)
-    assert torch.allclose(encoded, embeddings, atol=2e-3)
+    cosines = (encoded * embeddings).sum(dim=-1)
+    assert cosines.min() > 0.999, "both compute in bf16"
 
 
 def test_heads_learn_which_caption_is_of_which_photograph() -> None:
@@ -74,7 +75,11 @@ def test_heads_learn_which_caption_is_of_which_photograph() -> None:
         return torch.stack([next(vectors[kind] for kind in kinds if kind in text) for text in texts])
 
     image, text, _ = train_heads(
-        trunk(16), features.astype(np.float16), photographs, encode, depth=1, steps=30, seed=0, keep=16
+        trunk(16),
+        features.astype(np.float16),
+        photographs,
+        encode,
+        TrainingPlan(depth=1, steps=30, keep=16),
     )
     places = torch.arange(GRID * GRID).expand(4, -1)
     embeddings, _ = image(torch.from_numpy(features[:4]).float(), places)

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 
 from phrasebox.pipeline.dataset import open_dataset
 from phrasebox.pipeline.demo.photographs import FOLDER
-from phrasebox.pipeline.locator import Located, Locator
+from phrasebox.pipeline.located import Located
+from phrasebox.pipeline.locator import Locator
 from phrasebox.stages.contract.errors import ConfigError, InputError
 from phrasebox.stages.contract.masks import decode_mask
 from phrasebox.stages.contract.records import Rle

@@ -125,12 +125,19 @@ def test_a_named_file_changes_nothing_for_other_runs(drawn: Path, tmp_path: Path
         (("--photographs", "missing", "--model", "demo"), "captions.jsonl"),
         (("--photographs", "missing", "--reviews"), "--reviews"),
         (("out", "--photographs", "missing"), "DATASET"),
+        (("--photographs", "missing", "--resized"), "--resized"),
     ],
 )
 def test_arguments_that_do_not_fit_are_named(arguments: tuple[str, ...], word: str) -> None:
     code, _, errors = called("calibrate", *arguments)
     assert code != 0
     assert word in errors.replace("\n", " ")
+
+
+def test_a_model_that_is_missing_is_named_by_its_option(drawn: Path) -> None:
+    code, _, errors = called("calibrate", "--photographs", drawn, "--model", "ViT-B-61/openai")
+    assert code == 2
+    assert errors.startswith("error: --model: there is no model 'ViT-B-61'")
 
 
 @pytest.mark.slow
