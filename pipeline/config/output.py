@@ -28,6 +28,12 @@ class OutputConfig(BaseModel, extra="forbid", frozen=True):
         "`eval` and `calibrate` then need neither the images nor the model. With the bundled model (20 x 20 cells) "
         "and Flickr30k's five captions the maps take 2 kB an image, which makes shards 1.6 times as large.",
     )
+    caption_score: bool = Field(
+        default=True,
+        description="Compare whole captions with their image: the columns caption_score and caption_presence. Captions "
+        "are most of the text that a model embeds, so with a large text tower a run without them is faster "
+        "(docs/how-to/plan-a-run.md). The first images' captions are compared in any case where presence is known.",
+    )
     rows_per_file: int = Field(
         default=1000,
         ge=1,

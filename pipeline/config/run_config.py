@@ -151,7 +151,7 @@ class RunConfig(Checked):
         """Return the settings that decide what the rows are, for comparing runs; plain values, with absolute paths.
 
         All others may change between a killed run and its resumption: the section `engine`,
-        `output` but for two keys, the keys of `KEYS_THAT_CHANGE_NO_ROW`, and what
+        `output` but for three keys, the keys of `KEYS_THAT_CHANGE_NO_ROW`, and what
         `RegionsConfig.row_settings` leaves out of `regions.sam`.
         """
         sections = {"input", "model", "phrases", "images", "explain", "regions"}
@@ -162,7 +162,7 @@ class RunConfig(Checked):
             for key in keys:
                 plain[section].pop(key, None)  # not every kind of input is cut
         plain["regions"] = self.regions.row_settings()
-        plain["output"] = self.output.model_dump(include={"embed_images", "heat_maps"})
+        plain["output"] = self.output.model_dump(include={"embed_images", "heat_maps", "caption_score"})
         if (phrases := plain["input"].pop("phrases")) is not None:
             plain["input"]["phrases_sha256"] = sha256_of(Path(phrases))  # people correct the file
         return with_absolute_paths(plain)

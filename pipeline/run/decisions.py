@@ -205,7 +205,10 @@ class Run:
         for arguments in first_images.stages:
             session.report.stage(*arguments)
         written = session.folder.journal.keys
-        return [record for record in first_images.records if not is_among(record.sample.key, written)]
+        records = [record for record in first_images.records if not is_among(record.sample.key, written)]
+        if self.config.output.caption_score:
+            return records
+        return [replace(record, caption_scores=(), caption_presences=()) for record in records]
 
 
 def resolve(config: RunConfig, precision: PrecisionChoice, show_step: ShowStep) -> Run:

@@ -245,6 +245,7 @@ def build_steps(config: RunConfig, loaded: ClipModel | None = None) -> HeatMapSt
         description=description,
         explainer=explainer,
         keep_pixels=config.regions.needs_pixels,
+        caption_score=config.output.caption_score,
     )
     return Steps(
         before=_before(config, canvas, description),

@@ -39,6 +39,10 @@ class ExplainStageConfig(BaseModel):
     keep_pixels: bool = Field(
         default=False, description="Leave the pixels in the record for a stage that looks at colours."
     )
+    caption_score: bool = Field(
+        default=True,
+        description="Compare whole captions with their image. Those with signals are in any case.",
+    )
 
 
 BATCH_SIZES: Final[dict[Device, int]] = {"cpu": 8, "cuda": 64}
@@ -226,13 +230,19 @@ class ExplainStage(Stage):
         records = [*records, *self.upcoming]
         self.upcoming = ()
         phrases = dict.fromkeys(chain(*_texts_of(records)))
-        captions = [caption for caption in chain(*_captions_of(records)) if caption not in phrases]
+        captions = [caption for caption in chain(*self._captions_of(records)) if caption not in phrases]
         texts = self._explainer.texts
         try:
             texts.embed_ahead([*phrases, *captions])
             yield
         finally:
             texts.set_aside(captions)
+
+    def _captions_of(self, records: Sequence[Record]) -> list[list[str]]:
+        """Return the captions of each record that are compared with its image: none if nothing asks for them."""
+        if not self.config.caption_score and self.signals is None:
+            return [[] for _ in records]
+        return [[caption.strip() for caption in record.sample.captions] for record in records]
 
     def _submit(self, records: Sequence[Record]) -> PendingBatch:
         """Give a batch to the device, without waiting for its maps.
@@ -243,7 +253,7 @@ class ExplainStage(Stage):
         comparison = self._explainer.compare(
             images,
             _texts_of(records),
-            _captions_of(records),
+            self._captions_of(records),
             foreign=[self.foreign.get(record.sample.key, ()) for record in records],
             with_signals=self.presence is not None or self.signals is not None,
         )
@@ -297,7 +307,12 @@ class PendingBatch:
         """
         matches = self.matches.wait(self.presence)
         maps = self.maps.wait(matches)
-        scored = map(with_caption_scores, self.limited, self.whole, matches)
+        scored = (
+            with_caption_scores(limited, record, matches_of_record) if captions else limited
+            for limited, record, matches_of_record, captions in zip(
+                self.limited, self.whole, matches, self.matches.captions, strict=True
+            )
+        )
         return [
             replace(record, heat_maps=tuple(subtract_others(maps_of_record, self.contrast)))
             for record, maps_of_record in zip(scored, maps, strict=True)
@@ -310,10 +325,6 @@ def _split(records: Sequence[Record], size: int) -> list[Sequence[Record]]:
 
 def _texts_of(records: Sequence[Record]) -> list[list[str]]:
     return [list(dict.fromkeys(phrase.text for phrase in record.phrases)) for record in records]
-
-
-def _captions_of(records: Sequence[Record]) -> list[list[str]]:
-    return [[caption.strip() for caption in record.sample.captions] for record in records]
 
 
 def limit_phrases(record: Record, matches: Mapping[str, Match]) -> Record:

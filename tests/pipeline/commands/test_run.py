@@ -97,6 +97,19 @@ def test_phrases_become_regions_that_duckdb_joins_with_their_categories(inline_d
     assert duckdb.sql(query).fetchall() == [(counts["regions"], counts["categories"], True)]
 
 
+def test_without_scores_of_captions_all_other_columns_are_the_same(
+    inline_dataset: Path, scenes_config: Json, tmp_path: Path
+) -> None:
+    """Those of the first images, whose captions are compared all the same, too."""
+    config = config_of(scenes_config, tmp_path / "out", caption_score=False)
+    run(config, QUIET)
+    assert list(validate(tmp_path / "out")) == []
+    columns = {"caption_score": [], "caption_presence": []}
+    wanted = [{**row, **columns} for row in rows_of(inline_dataset)]
+    assert all(row["caption_score"] for row in rows_of(inline_dataset))
+    assert_alike(rows_of(tmp_path / "out"), wanted)
+
+
 def test_a_dataset_stays_finished_if_more_samples_cannot_be_run(
     scenes_config: Json, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,12 +42,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> ModelConfig:
     return save_model(tmp_path_factory.mktemp("model"))[1].model_copy(update={"batch_size": 4})
 
 
-def set_up(model: ModelConfig, *, keep_pixels: bool = False, **settings: Any) -> ExplainStage:
+def set_up(
+    model: ModelConfig, *, keep_pixels: bool = False, caption_score: bool = True, **settings: Any
+) -> ExplainStage:
     config = ExplainStageConfig(
         model=model,
         description=describe(model),
         explainer=GradEclipConfig(**settings),
         keep_pixels=keep_pixels,
+        caption_score=caption_score,
     )
     stage = ExplainStage(config)
     stage.setup()
@@ -138,6 +141,34 @@ def test_the_score_of_a_caption_is_the_mean_of_its_cosine_and_those_of_its_phras
     assert second is None
     assert third == pytest.approx((captions["a dog"] + dog) / 2, abs=1e-5)
     assert answer.caption_presences == (None, None, None)
+
+
+def test_captions_without_a_score_are_not_embedded(
+    stage: ExplainStage, model: ModelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where signals are collected they are, since presence is fitted to them."""
+    plain = make_record(0, ["dog", "red car"])
+    record = replace(plain, sample=replace(plain.sample, captions=("a dog by a red car", " ")))
+    without = set_up(model, keep_pixels=True, caption_score=False)
+    texts: list[str] = []
+    encode = without._explainer.model.encode_text
+
+    def record_texts(batch: Sequence[str]) -> torch.Tensor:
+        texts.extend(batch)
+        return encode(batch)
+
+    monkeypatch.setattr(without._explainer.texts, "model", SimpleNamespace(encode_text=record_texts))
+    (answer,) = without.process([record])
+    assert texts == ["dog", "red car"]
+    assert answer.caption_scores == answer.caption_presences == ()
+    (other,) = stage.process([record])
+    for heat_map, other_map in zip(answer.heat_maps, other.heat_maps, strict=True):
+        assert heat_map.similarity == pytest.approx(other_map.similarity, rel=1e-5)
+        assert_close(heat_map.values, other_map.values)
+    without.signals = {}
+    without.process([record])
+    assert len(without.signals[record.sample.key].captions.cosines) == 2
+    assert "a dog by a red car" in texts
 
 
 def test_captions_stay_in_no_cache(model: ModelConfig) -> None:
@@ -275,7 +306,7 @@ class TalkingDevice:
         self.sizes.append(len(images))
         sums = [float(image.sum()) for image in images]
         matches = [{text: Match(total, None)} for total, (text,) in zip(sums, texts, strict=True)]
-        return SimpleNamespace(matches=SimpleNamespace(wait=lambda presence: matches))
+        return SimpleNamespace(matches=SimpleNamespace(captions=captions, wait=lambda presence: matches))
 
     def launch(self, comparison: Any, phrases: Any) -> Any:
         number = len(self.sizes) - 1
