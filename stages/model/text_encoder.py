@@ -48,8 +48,7 @@ class TextTower:
 
     `nn.MultiheadAttention` transposes the tokens before its product of matrices. A CPU then takes twice as long
     for the product in fp32, and 30 times in bf16. So plain blocks are computed as those of image towers. Only
-    their products are in 16 bits: sums and layer norms keep the precision of the embeddings, which halves the
-    rounding.
+    their products are in 16 bits: sums and layer norms are in fp32, which halves the rounding.
 
     Attributes:
         module: The part of open_clip's model that holds the layers of texts.
@@ -81,6 +80,7 @@ class TextTower:
             x = parts.transformer(x, attn_mask=parts.attn_mask[:length, :length])
             x = x[torch.arange(len(x), device=x.device), ends]
         else:
+            x = x.float()
             for block in self.blocks[:-1]:
                 x = block.finish(x, attend(*block.project(x), block.heads, is_causal=True))
             x = _last_block(self.blocks[-1], x, ends)
@@ -178,6 +178,7 @@ class TextEncoder:
             transformer_of_texts = self.tower.module.transformer
             blocks = tuple(block_of(block, precision) for block in transformer_of_texts.resblocks)
             transformer_of_texts.resblocks = nn.ModuleList()  # lets their memory go
+            self.tower.module.token_embedding.to(precision)
             self.tower = replace(self.tower, blocks=blocks)
 
     @torch.no_grad()

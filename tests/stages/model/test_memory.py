@@ -11,6 +11,7 @@ from torch import nn
 
 from phrasebox.stages.explain.grad_eclip import GradEclipConfig
 from phrasebox.stages.explain.stage import ExplainStage, ExplainStageConfig
+from phrasebox.stages.model import text_encoder
 from phrasebox.stages.model.describe import describe
 from phrasebox.stages.model.load import from_open_clip
 from tests.closeness import assert_close
@@ -71,7 +72,10 @@ def test_texts_do_not_keep_the_image_tower() -> None:
     assert_close(clip.encode_text(["a red car"]), expected)
 
 
-def test_sixteen_bits_are_all_that_is_kept_of_the_trunk_and_of_texts() -> None:
+def test_sixteen_bits_are_all_that_is_kept_of_the_trunk_and_of_texts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(text_encoder, "LEAST_WIDTH_IN_16_BITS", 32)
     model = tiny_clip()
     whole = weights(model.visual)
     clip = from_open_clip(model, tokenizer, SPEC, precision=torch.bfloat16)
