@@ -10,7 +10,7 @@ install = echo "$(1): apt-get installs $(2) for the whole system"; \
 	if [ -t 0 ]; then read -p "install? [y/N] " answer; [ "$$answer" = y ] || exit 1; fi; \
 	apt-get update -qq && apt-get install -y -qq --no-install-recommends $(2)
 
-.PHONY: help demo test lint docs bench browser fuzz faults trainers towers figures weights calibrations calibration pictures soak scale audit lock lowest newest dist clean
+.PHONY: help demo test lint docs bench gpu browser fuzz faults trainers towers figures weights calibrations calibration pictures soak scale audit lock lowest newest dist clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -39,6 +39,10 @@ browser:
 
 bench: $(VENV)/.installed-dev ## measure speed against baselines of the same run, 6 minutes; AGAINST=COMMIT: whole runs of both commits, 40 minutes, or fewer PAIRS=, or ONLY= some
 	$(if $(AGAINST),$(BIN)/python -m benchmarks.against "$(AGAINST)" $(if $(PAIRS),--pairs $(PAIRS)) $(if $(ONLY),--only "$(ONLY)"),OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.bench && $(BIN)/python -m benchmarks.traced)
+
+# Needs a graphics card. What it writes can be taken into the page of estimates.
+gpu: $(VENV)/.installed-dev ## measure a graphics card: parity with the CPU, images/s of runs and stages, where its time goes
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.gpu --out out/gpu
 
 # Every test that draws its own examples, with others than in `test`, and others each time.
 fuzz: $(VENV)/.installed-dev ## run the tests that draw their own examples, with other examples each time

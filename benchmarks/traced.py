@@ -157,8 +157,12 @@ class Tracing:
         with mode, torch.device("cuda"):
             model = open_clip.CLIP(**ARCHITECTURE).eval()
             # Layer norms of texts keep fp32 in a run in bf16.
-            for norm in (each for each in model.transformer.modules() if isinstance(each, torch.nn.LayerNorm)):
-                norm.weight, norm.bias = (torch.nn.Parameter(each.float()) for each in (norm.weight, norm.bias))
+            for norm in (
+                each for each in model.transformer.modules() if isinstance(each, torch.nn.LayerNorm)
+            ):
+                norm.weight, norm.bias = (
+                    torch.nn.Parameter(each.float()) for each in (norm.weight, norm.bias)
+                )
         torch.set_default_dtype(torch.float32)
         del model.logit_scale  # a number, which is read
         model.logit_scale = mock.MagicMock()
