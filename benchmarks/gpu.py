@@ -153,7 +153,7 @@ def parity(sizes: Sizes, device: torch.device, network: torch.nn.Module, tokeniz
 
 
 def kernels(sizes: Sizes, device: torch.device, network: torch.nn.Module, tokenizer: Any) -> Table:
-    """Where the device spends a call of the model's stage: its operations, the longest first, and its idle time."""
+    """Operations of the device in a call of the model's stage, the longest first, beside the time of the call."""
     precision = _precisions(device)[-1]
     kind: Device = "cuda" if device.type == "cuda" else "cpu"
     size = min(BATCH_SIZES[kind], sizes.images)

@@ -111,8 +111,8 @@ class ModelConfig(BaseModel):
     )
     precision: PrecisionChoice = Field(
         default=AUTO,
-        description="Precision of the image trunk, and of texts where it is bf16; gradients and heat maps are "
-        "always computed in fp32. `auto` is bf16 where the device has instructions for it (GPUs "
+        description="Precision of the image trunk, and in bf16 of the products of wide text towers; gradients and heat "
+        "maps are always computed in fp32. `auto` is bf16 where the device has instructions for it (GPUs "
         "from Ampere on, CPUs with AMX or AVX512-BF16), and else fp32. The workers of a run "
         "decide it once; it is stored with the rows, and all that join or resume the run obey. "
         "Without such instructions a CPU takes some 40 times longer in 16 bits than in fp32, and "
