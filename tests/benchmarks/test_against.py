@@ -21,6 +21,7 @@ from benchmarks.against import (
     Inputs,
     check_out,
     compare,
+    main,
     measure_cpu,
 )
 from phrasebox.pipeline.config.run_config import RunConfig
@@ -91,11 +92,13 @@ def test_long_runs_have_half_of_the_pairs(count: int, pairs: int, expected: int)
 
 
 @pytest.mark.parametrize("options", [["--only", "no workload"], ["--pairs", "0"]])
-def test_a_comparison_of_nothing_is_rejected(options: list[str]) -> None:
-    command = [sys.executable, "-m", "benchmarks.against", "HEAD", *options]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "--pairs has to be 1 or more, and --only a part of a workload's name" in done.stderr
+def test_a_comparison_of_nothing_is_rejected(
+    options: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["against", "HEAD", *options])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert "--pairs has to be 1 or more, and --only a part of a workload's name" in capsys.readouterr().err
 
 
 def test_photographs_have_the_captions_that_are_wanted(tmp_path: Path) -> None:

@@ -20,7 +20,13 @@ def check_lines(printed: str, count: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "count"), [("heat_maps", 4), ("regions", 3), ("phrases", 1), ("whole_run", 2)]
+    ("name", "count"),
+    [
+        pytest.param("heat_maps", 4, marks=pytest.mark.slow),
+        ("regions", 3),
+        ("phrases", 1),
+        ("whole_run", 2),
+    ],
 )
 def test_a_figure_is_measured_in_its_smallest_size(
     name: str, count: int, capsys: pytest.CaptureFixture[str]

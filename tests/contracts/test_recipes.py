@@ -28,10 +28,12 @@ from tests.build.cases import cases
 from tests.build.datasets import Json
 
 FEW: dict[str, Json] = {"clipself": {"max_split": 2}}
-"""What makes a recipe quick."""
+"""What makes a slow recipe quicker."""
 
 
-@pytest.mark.parametrize("kind", RECIPES)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] if kind in FEW else []) for kind in RECIPES]
+)
 def test_it_keeps_the_contract_of_recipes(kind: str, inline_dataset: Path) -> None:
     check_recipe(RECIPES[kind], FEW.get(kind), dataset=inline_dataset)
 

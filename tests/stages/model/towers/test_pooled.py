@@ -166,6 +166,7 @@ def test_a_convolution_network_takes_other_sizes_as_it_is() -> None:
     assert_close(tower.encode(rgb), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in TOWERS if name.startswith(("PE-Core", "MobileCLIP 2"))])
 def test_every_explainer_that_fits_has_maps(name: str) -> None:
     clip = from_open_clip(module_of(name), tokenizer, TOWERS[name][1])
