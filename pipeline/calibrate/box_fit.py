@@ -172,8 +172,10 @@ def place_objects(
         for place in known_places:
             if (number := phrases[place.phrase_index][1]) is not None:
                 placed.setdefault((number, place.boxes_xywh_px), []).append(place)
+        numbers = dict.fromkeys(number for number, _ in placed)
+        cut_maps = dict(zip(numbers, maker.cutter.cut([maps[number] for number in numbers]), strict=True))
         for (number, true_boxes), places in placed.items():
-            view = maker.cutter.cut(maps[number]).view
+            view = cut_maps[number].view
             if view is None:
                 continue
             sides = (record.width_px, record.height_px)
@@ -203,7 +205,7 @@ def true_places(queries: RowQueries) -> KnownPlaces:
 
 def is_hit(fit: BoxModel, object_: PlacedObject) -> bool:
     """Return whether the box of an object by a fit is right."""
-    box = fit.box_of(object_.view._replace(usual=fit.usual.of(object_.heads)))
+    [box] = fit.boxes_of([object_.view._replace(usual=fit.usual.of(object_.heads))])
     return bool(overlaps(box, object_.boxes).max() >= IOU)
 
 

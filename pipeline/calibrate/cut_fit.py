@@ -157,7 +157,7 @@ def fit_cut_to_examples(examples: CutExamples) -> tuple[FittedCut, UsualSizes]:
     for image, names, levels in maps:
         usual_sizes = sizes.of_other_images(image, names)
         usual_size = fmean(usual_sizes[name] for name in names) if names else 0.0
-        features.append(cut_features(levels, usual_size))
+        features += list(cut_features(levels[None], [usual_size]))
     try:
         fit = fit_cut(np.array(features), np.array(right))
     except ValueError as error:

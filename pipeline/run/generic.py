@@ -73,8 +73,7 @@ def box_inputs(config: RegionsConfig, generic: Calibration, records: Iterable[Re
     maker = RegionMaker(config, fitted_cut=generic.cut, box_fit=box)
     inputs = []
     for record in records:
-        for object_map in maker.maps_of(record, maker.groups_of(record)).objects.values():
-            view = maker.cutter.cut(object_map).view
-            if view is not None:
-                inputs.append(view.inputs)
+        objects = maker.maps_of(record, maker.groups_of(record)).objects
+        cuts = maker.cutter.cut(list(objects.values()))
+        inputs += [cut.view.inputs for cut in cuts if cut.view is not None]
     return np.array(inputs)

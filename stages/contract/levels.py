@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 
@@ -18,6 +19,10 @@ the rules' decisions are exact, and the regions are almost always the same. The 
 value on the border between two levels. Measured on 14 x 14 maps: with relative differences of
 1e-6 one map in 300 changes a level somewhere, and one in 750 its mask, by some ten pixels at
 640 x 480."""
+
+MOST_CELLS: Final = 2**16  # of maps that are computed at once, which many cuts of them multiply
+
+AnswerT = TypeVar("AnswerT")
 
 SMALLEST_SPREAD: Final = (
     1e-5  # Below this share of its largest magnitude, the spread of a map is rounding noise
@@ -43,6 +48,33 @@ def quantise(values: Plane) -> Levels | None:
     if not math.isfinite(spread) or spread <= SMALLEST_SPREAD * max(abs(low), abs(high)):
         return None
     return ((values.astype(np.float64) - low) / spread * LEVELS + 0.5).astype(np.uint8)  # which rounds down
+
+
+def map_by_size(
+    compute: Callable[..., Iterable[AnswerT]], maps: Sequence[Levels], *values: Sequence[object]
+) -> list[AnswerT]:
+    """Return an answer for each of some maps, computed for many of one size at once.
+
+    Args:
+        compute: Takes maps (n, h, w), and n of each of the `values`; gives n answers.
+        maps: uint8 (h, w), of any sizes.
+        values: For each map, more arguments of `compute`.
+
+    >>> maps = [np.zeros((1, 2), np.uint8), np.ones((2, 1), np.uint8), np.ones((1, 2), np.uint8)]
+    >>> map_by_size(lambda stack, names: [f"{name} {stack.shape}" for name in names], maps, "abc")
+    ['a (2, 1, 2)', 'b (1, 2, 1)', 'c (2, 1, 2)']
+    """
+    places: dict[tuple[int, ...], list[int]] = {}
+    for place, levels in enumerate(maps):
+        places.setdefault(levels.shape, []).append(place)
+    answers: dict[int, AnswerT] = {}
+    for (h, w), places_of_size in places.items():
+        size = max(1, MOST_CELLS // (h * w))
+        for start in range(0, len(places_of_size), size):
+            stack = places_of_size[start : start + size]
+            given = ([each[place] for place in stack] for each in values)
+            answers |= zip(stack, compute(np.stack([maps[place] for place in stack]), *given), strict=True)
+    return [answers[place] for place in range(len(maps))]
 
 
 def raise_levels(levels: Levels, exponent: float) -> Levels:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -18,17 +19,27 @@ from phrasebox.stages.scores.score import Evidence
 MapRegions = list[tuple[RegionMask, Evidence]]  # The regions of a map, best first
 
 
-def regions_of_map(object_map: ObjectMap, cutter: Cutter) -> MapRegions:
-    """Return the regions of a map, those with most heat first; they do not overlap.
+def regions_of_maps(object_maps: Sequence[ObjectMap], cutter: Cutter) -> list[MapRegions]:
+    """Return the regions of each map of an image, those with most heat first; they do not overlap.
 
     With `refine: grabcut` colours draw the outlines, where they decide something. For
     `refine: sam` see `outlines.Outliner`.
     """
     if cutter.config.refine != "grabcut":
-        return _regions_of(cutter.cut(object_map), cutter)
-    colour_cut = _cut_by_colours(object_map, cutter)
-    method, fallback = ("grabcut", None) if colour_cut else ("none", "colours")
-    regions = _regions_of(colour_cut or cutter.cut(object_map), cutter)
+        return [_regions_of(cut, cutter) for cut in cutter.cut(object_maps)]
+    colour_cuts = [_cut_by_colours(object_map, cutter) for object_map in object_maps]
+    rest = [object_map for object_map, cut in zip(object_maps, colour_cuts, strict=True) if cut is None]
+    plain_cuts = iter(cutter.cut(rest))
+    return [
+        _marked(_regions_of(next(plain_cuts), cutter), "none", "colours")
+        if cut is None
+        else _marked(_regions_of(cut, cutter), "grabcut", None)
+        for cut in colour_cuts
+    ]
+
+
+def _marked(regions: MapRegions, method: str, fallback: str | None) -> MapRegions:
+    """Return regions that say what drew their outlines, and why nothing else did."""
     return [
         (replace(region_mask, refined=method, fallback=fallback), evidence)
         for region_mask, evidence in regions

@@ -2,9 +2,9 @@
 
     surface_of      the map that is cut: smoothed, and with `upsample: guided` drawn along the edges of the image
     refine_grid     the same between its cells (`fine_map.py`)
-    threshold_of    where it is cut (`cut_rules.py`)
+    thresholds_of   where it is cut (`cut_rules.py`)
     parts_of        what lies above (`parts.py`)
-    ladder_of       the parts at many cuts, if a calibration has learned boxes (`ladder.py`)
+    ladders_of      the parts at many cuts, if a calibration has learned boxes (`ladder.py`)
     fill_box        the first part, in the box that a calibration has learned for it (`learned_box.py`)
 
 `contours.py` makes regions of the parts. With `refine: sam`, `outlines.py` does.
@@ -12,19 +12,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final, NamedTuple
 
 import cv2
 import numpy as np
 
 from phrasebox.stages.contract.geometry import xywh_to_xyxy
-from phrasebox.stages.contract.levels import quantise
+from phrasebox.stages.contract.levels import map_by_size, quantise
 from phrasebox.stages.contract.values import Levels, Plane, Sides
 from phrasebox.stages.regions.config import RegionsConfig
-from phrasebox.stages.regions.cut_rules import CUTS, threshold_of
+from phrasebox.stages.regions.cut_rules import CUTS, thresholds_of
 from phrasebox.stages.regions.fine_map import refine_grid
-from phrasebox.stages.regions.ladder import ladder_of
+from phrasebox.stages.regions.ladder import ladders_of
 from phrasebox.stages.regions.paint import RegionMask
 from phrasebox.stages.regions.parts import HeatPart, ObjectMap, part_of, parts_of
 from phrasebox.stages.scores.fits import Floats
@@ -109,38 +111,69 @@ class Cutter:
                 return SmoothedMap(guided_levels, is_guided=True)
         return SmoothedMap(levels, is_guided=False)
 
-    def cut(self, object_map: ObjectMap) -> CutMap:
-        """Threshold, split and rank a map, and give its first part the learned box."""
-        cut = self._cut(object_map, None)
-        if self.box_fit is None or not self.box_fit.networks or cut.view is None:
-            return cut
-        return fill_box(cut, self.box_fit.box_of(cut.view))
+    def cut(self, object_maps: Sequence[ObjectMap]) -> list[CutMap]:
+        """Threshold, split and rank the maps of an image, and give the first part of each the learned box."""
+        cuts = self._cut(object_maps, None)
+        box_fit = self.box_fit
+        if box_fit is None or not box_fit.networks:
+            return cuts
+        boxes = iter(box_fit.boxes_of([cut.view for cut in cuts if cut.view is not None]))
+        return [cut if cut.view is None else fill_box(cut, next(boxes)) for cut in cuts]
 
     def cut_on_canvas(self, object_map: ObjectMap) -> CutMap:
         """Threshold, split and rank a map whose fine map has the pixels of the canvas, for outlines by colour.
 
         These are at least as many as the cells. Colours draw their own boxes.
         """
-        return self._cut(object_map, object_map.pixels.size_hw)
+        [cut] = self._cut([object_map], object_map.pixels.size_hw)
+        return cut
 
-    def _cut(self, object_map: ObjectMap, fine_hw: Sides | None) -> CutMap:
-        """Cut a map; `fine_hw` as in `refine_grid`, but a guided map has the pixels of the canvas."""
-        surface = self.surface_of(object_map)
-        if surface is None:
-            return CutMap(object_map=object_map, fine=np.zeros((1, 1), np.float32), threshold=0.5, parts=[])
+    def _cut(self, object_maps: Sequence[ObjectMap], fine_hw: Sides | None) -> list[CutMap]:
+        """Cut maps; `fine_hw` as in `refine_grid`, but a guided map has the pixels of the canvas."""
+        surfaces = list(map(self.surface_of, object_maps))
+        pairs = list(zip(object_maps, surfaces, strict=True))
+        # By the levels and not by the fine map: values between the cells would move the mean and
+        # Otsu's threshold.
+        thresholds = iter(
+            map_by_size(
+                partial(thresholds_of, self.config, self.fitted_cut),
+                [surface.levels for surface in surfaces if surface is not None],
+                [object_map.usual_size for object_map, surface in pairs if surface is not None],
+            )
+        )
+        cuts = [
+            CutMap(object_map=object_map, fine=np.zeros((1, 1), np.float32), threshold=0.5, parts=[])
+            if surface is None
+            else self._split(object_map, surface, next(thresholds), fine_hw)
+            for object_map, surface in pairs
+        ]
+        return with_views(cuts)
+
+    def _split(
+        self, object_map: ObjectMap, surface: SmoothedMap, threshold: float, fine_hw: Sides | None
+    ) -> CutMap:
         if surface.is_guided:
             fine = surface.levels.astype(np.float32)
         else:
             fine = refine_grid(surface.levels, fine_hw, object_map.shift_cells)
-        # By the levels and not by the fine map: values between the cells would move the mean and
-        # Otsu's threshold.
-        threshold = threshold_of(surface.levels, self.config, self.fitted_cut, object_map.usual_size)
         parts = parts_of(fine, fine > threshold, threshold, self.config)
-        view = None
-        if object_map.context is not None and parts:
-            ladder = ladder_of(object_map.levels, object_map.shift_cells)
-            view = MapView(ladder, *object_map.context, _box_of(parts[0].window, fine.shape))
-        return CutMap(object_map=object_map, fine=fine, threshold=threshold, parts=parts, view=view)
+        return CutMap(object_map=object_map, fine=fine, threshold=threshold, parts=parts)
+
+
+def with_views(cuts: Sequence[CutMap]) -> list[CutMap]:
+    """Return cuts with what a `BoxModel` sees of each that has parts and a context."""
+    contexts = [cut.object_map.context if cut.parts else None for cut in cuts]
+    maps = [cut.object_map for cut, context in zip(cuts, contexts, strict=True) if context is not None]
+    levels = [object_map.levels for object_map in maps]
+    ladders = iter(map_by_size(ladders_of, levels, [object_map.shift_cells for object_map in maps]))
+    return [
+        cut
+        if context is None
+        else replace(
+            cut, view=MapView(next(ladders), *context, _box_of(cut.parts[0].window, cut.fine.shape))
+        )
+        for cut, context in zip(cuts, contexts, strict=True)
+    ]
 
 
 def _box_of(window: tuple[slice, slice], fine_hw: tuple[int, ...]) -> Floats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -20,22 +21,32 @@ KEEP_SHARE: Final = 0.1  # least heat of a part in the box around all parts, as 
 MOST_PARTS: Final = 9.0  # more parts of a cut say no more
 
 
-def ladder_of(levels: Levels, shift_cells: float) -> Ladder:
-    """Cut a map in levels at all heights; its highest level is `LEVELS`. See `HeatMap.shift_cells`."""
-    h, w = levels.shape
-    fine = refine_grid(levels, scaled_sides((h, w), SIDE / max(h, w)), shift_cells)
+def ladders_of(maps: Levels, shifts_cells: Sequence[float]) -> list[Ladder]:
+    """Cut maps in levels, uint8 (n, h, w), at all heights; the highest level of each is `LEVELS`.
+
+    See `HeatMap.shift_cells`.
+    """
+    h, w = maps.shape[1:]
+    fine_hw = scaled_sides((h, w), SIDE / max(h, w))
+    fine = np.stack([
+        refine_grid(levels, fine_hw, shift) for levels, shift in zip(maps, shifts_cells, strict=True)
+    ])  # fmt: skip
     parts = parts_of_cuts(fine, LADDER_CUTS * LEVELS)
     main = parts.main_parts()
-    return Ladder(_boxes_of(fine, parts, main), _figures_of(fine, parts, main), _profile(fine))
+    return list(map(Ladder, _boxes_of(fine, parts, main), _figures_of(fine, parts, main), _profiles(fine)))
 
 
 def _boxes_of(fine: Plane, parts: CutParts, main: MainParts) -> Floats:
-    """Return `Ladder.boxes` (2, cuts, 4). Where nothing lies above a cut both boxes are the highest sample."""
-    h, w = fine.shape
-    row, column = _peak(fine)
-    boxes = np.tile(np.array([column, row, column + 1, row + 1]), (2, len(LADDER_CUTS), 1))
-    boxes[0, main.cuts] = parts.edges[main.numbers]
-    boxes[1, main.cuts] = _boxes_around_warm(parts, main)[main.cuts]
+    """Return `Ladder.boxes` of each map (n, 2, cuts, 4).
+
+    Where nothing lies above a cut both boxes are the highest sample.
+    """
+    h, w = fine.shape[1:]
+    rows, columns = _peaks(fine)
+    peaks = np.stack([columns, rows, columns + 1, rows + 1], axis=-1)
+    boxes = np.tile(peaks[:, None, None], (1, 2, len(LADDER_CUTS), 1))
+    boxes[main.maps, 0, main.cuts] = parts.edges[main.numbers]
+    boxes[main.maps, 1, main.cuts] = _boxes_around_warm(parts, main)[main.maps, main.cuts]
     shares: Floats = boxes / np.array([w, h, w, h])
     return shares
 
@@ -43,67 +54,76 @@ def _boxes_of(fine: Plane, parts: CutParts, main: MainParts) -> Floats:
 def _boxes_around_warm(parts: CutParts, main: MainParts) -> Integers:
     """Return the box around the parts of each cut that are not far colder than its main part (`KEEP_SHARE`).
 
-    They are (cuts, 4), x0, y0, x1, y1 in samples; of a cut with nothing above they mean nothing.
+    They are (n, cuts, 4), x0, y0, x1, y1 in samples; of a cut with nothing above they mean nothing.
     """
-    cuts, h, w = parts.labels.shape
-    most = np.zeros(cuts)
-    most[main.cuts] = parts.energy[main.numbers]
-    is_warm = parts.energy >= KEEP_SHARE * most[parts.cuts]
+    n, cuts, h, w = parts.labels.shape
+    most = np.zeros((n, cuts))
+    most[main.maps, main.cuts] = parts.energy[main.numbers]
+    is_warm = parts.energy >= KEEP_SHARE * most[parts.maps, parts.cuts]
+    places = parts.maps[is_warm], parts.cuts[is_warm]
     edges = parts.edges[is_warm]
-    low = np.full((cuts, 2), max(h, w))
-    high = np.zeros((cuts, 2), np.int64)
-    np.minimum.at(low, parts.cuts[is_warm], edges[:, :2])
-    np.maximum.at(high, parts.cuts[is_warm], edges[:, 2:])
-    return np.hstack([low, high])
+    low = np.full((n, cuts, 2), max(h, w))
+    high = np.zeros((n, cuts, 2), np.int64)
+    np.minimum.at(low, places, edges[:, :2])
+    np.maximum.at(high, places, edges[:, 2:])
+    return np.concatenate([low, high], axis=-1)
 
 
 def _figures_of(fine: Plane, parts: CutParts, main: MainParts) -> Floats:
-    """Return `Ladder.parts` (cuts, 5); zeros where nothing lies above a cut."""
+    """Return `Ladder.parts` of each map (n, cuts, 5); zeros where nothing lies above a cut."""
+    n, h, w = fine.shape
     cuts = len(LADDER_CUTS)
     sums = _sums_above_left(fine)
-    total = sums[-1, -1]
+    total = sums[main.maps, -1, -1]
     x0, y0, x1, y1 = parts.edges[main.numbers].T
-    heat_in_box = sums[y1, x1] - sums[y0, x1] - sums[y1, x0] + sums[y0, x0]
-    figures = np.zeros((cuts, 5))
-    figures[main.cuts] = np.column_stack([
+    of = main.maps
+    heat_in_box = sums[of, y1, x1] - sums[of, y0, x1] - sums[of, y1, x0] + sums[of, y0, x0]
+    counts = np.bincount(parts.maps * cuts + parts.cuts, minlength=n * cuts)
+    rows, columns = _peaks(fine)
+    figures = np.zeros((n, cuts, 5))
+    figures[main.maps, main.cuts] = np.stack([
         parts.energy[main.numbers] / total,
-        parts.area[main.numbers] / fine.size,
+        parts.area[main.numbers] / (h * w),
         heat_in_box / total,
-        np.minimum(np.bincount(parts.cuts, minlength=cuts)[main.cuts], MOST_PARTS),
-        parts.labels[main.cuts, *_peak(fine)] == main.numbers + 1,
-    ])  # fmt: skip
+        np.minimum(counts[main.maps * cuts + main.cuts], MOST_PARTS),
+        parts.labels[main.maps, main.cuts, rows[of], columns[of]] == main.numbers + 1,
+    ], axis=-1)  # fmt: skip
     return figures
 
 
 def _sums_above_left(fine: Plane) -> Floats:
-    """Return the sum (h + 1, w + 1) of all heat above and left of each corner of a sample."""
-    h, w = fine.shape
-    sums = np.zeros((h + 1, w + 1))
-    sums[1:, 1:] = fine.cumsum(axis=0, dtype=np.float64).cumsum(axis=1)
+    """Return the sum (n, h + 1, w + 1) of all heat of each map above and left of each corner of a sample."""
+    n, h, w = fine.shape
+    sums = np.zeros((n, h + 1, w + 1))
+    sums[:, 1:, 1:] = fine.cumsum(axis=1, dtype=np.float64).cumsum(axis=2)
     return sums
 
 
-def _peak(fine: Plane) -> tuple[int, int]:
-    """Return row and column of the highest sample, of several the first."""
-    place: tuple[int, int] = divmod(int(fine.argmax()), fine.shape[1])
-    return place
+def _peaks(fine: Plane) -> tuple[Integers, Integers]:
+    """Return rows (n,) and columns (n,) of the highest sample of each map, of several the first."""
+    n, _, w = fine.shape
+    rows, columns = np.divmod(fine.reshape(n, -1).argmax(axis=1), w)
+    return rows, columns
 
 
-def _profile(fine: Plane) -> Floats:
-    """Return `Ladder.profile` (27,)."""
-    h, w = fine.shape
-    shares = fine / fine.sum(dtype=np.float64)
-    profile: list[float] = []
-    for axis, samples in ((0, w), (1, h)):
+def _profiles(fine: Plane) -> Floats:
+    """Return `Ladder.profile` of each map (n, 27)."""
+    n, h, w = fine.shape
+    shares = fine / fine.sum(axis=(1, 2), dtype=np.float64, keepdims=True)
+    columns_of: list[Floats] = []
+    for axis, samples in ((1, w), (2, h)):
         along = shares.sum(axis=axis)
         centres = (np.arange(samples) + 0.5) / samples
-        mean = float(along @ centres)
         edges = np.arange(samples + 1) / samples
-        profile += np.interp(QUANTILES, np.concatenate([[0.0], along.cumsum()]), edges).tolist()
-        profile += [mean, float(along @ (centres - mean) ** 2) ** 0.5]
-    row, column = _peak(fine)
-    warm = shares[shares > 0]
-    entropy = -float(warm @ np.log(warm)) / np.log(max(2, fine.size))
-    warm_share = float((fine > LEVELS / 2).mean())
-    profile += [(column + 0.5) / w, (row + 0.5) / h, entropy, float(fine.mean()) / LEVELS, warm_share]
-    return np.array(profile)
+        sums = np.concatenate([np.zeros((n, 1)), along.cumsum(axis=1)], axis=1)
+        mean = along @ centres
+        spread = (along * (centres - mean[:, None]) ** 2).sum(axis=1) ** 0.5
+        columns_of += [*np.array([np.interp(QUANTILES, each, edges) for each in sums]).T, mean, spread]
+    rows, columns = _peaks(fine)
+    flat = shares.reshape(n, -1)
+    logs = np.log(flat, where=flat > 0, out=np.zeros_like(flat))
+    entropy = -(flat * logs).sum(axis=1) / np.log(max(2, h * w))
+    warm_share = (fine > LEVELS / 2).mean(axis=(1, 2))
+    mean_heat = fine.mean(axis=(1, 2)) / LEVELS
+    columns_of += [(columns + 0.5) / w, (rows + 0.5) / h, entropy, mean_heat, warm_share]
+    return np.stack(columns_of, axis=1)

@@ -92,8 +92,7 @@ class Outliner:
         encodings = self.segmenter.encode(sound) if sound else {}
         # While the segmenter encodes.
         contours = [
-            {number: self._contours(object_map) for number, object_map in maps.items()}
-            for _, maps in drawings
+            dict(zip(maps, self._contours(list(maps.values())), strict=True)) for _, maps in drawings
         ]
         prompts = [
             [self._prompt(object_.cut, *piece) for object_ in objects.values() for piece in object_.pieces]
@@ -118,9 +117,11 @@ class Outliner:
         except RowFault:
             return None
 
-    def _contours(self, object_map: ObjectMap) -> _Contours:
-        cut = self.cutter.cut(object_map)
-        return _Contours(cut, contours_of(cut, self.config.min_area_px))
+    def _contours(self, object_maps: Sequence[ObjectMap]) -> list[_Contours]:
+        return [
+            _Contours(cut, contours_of(cut, self.config.min_area_px))
+            for cut in self.cutter.cut(object_maps)
+        ]
 
     def _prompt(self, cut: CutMap, part: HeatPart, contour: RegionMask) -> Prompt:
         heat = np.where(part.inside, cut.fine[part.window], -1.0)

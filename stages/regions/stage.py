@@ -12,7 +12,7 @@ import cv2
 from phrasebox.stages.contract.records import Record
 from phrasebox.stages.contract.stage import Device, Stage
 from phrasebox.stages.regions.config import RegionsConfig
-from phrasebox.stages.regions.contours import MapRegions, regions_of_map
+from phrasebox.stages.regions.contours import MapRegions, regions_of_maps
 from phrasebox.stages.regions.maker import Groups, RecordMaps, RegionMaker
 from phrasebox.stages.scores.fitted_cut import FittedCut
 from phrasebox.stages.scores.learned_box import BoxModel
@@ -105,11 +105,9 @@ class RegionsStage(Stage):
             yield from map(RecordMaps.regions_of_phrases, batch, self._load_outliner().regions_of(drawings))
             return
         for record_maps in maps:  # one record after the other: a canvas takes megabytes
-            objects = {
-                number: regions_of_map(object_map, self.maker.cutter)
-                for number, object_map in record_maps.objects.items()
-            }
-            yield record_maps.regions_of_phrases(objects)
+            object_maps = list(record_maps.objects.values())
+            regions = regions_of_maps(object_maps, self.maker.cutter)
+            yield record_maps.regions_of_phrases(dict(zip(record_maps.objects, regions, strict=True)))
 
     def _load_outliner(self) -> Outliner:
         if self._outliner is None:

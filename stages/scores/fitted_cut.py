@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import cached_property
 from statistics import fmean
 from typing import Final, Self
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import model_validator
 
 from phrasebox.stages.scores.fits import Floats, Number, Regression
@@ -69,16 +71,24 @@ class FittedCut(Regression):
             raise ValueError("expected a weight of each feature")
         return self
 
-    def best_cut(self, features: Floats) -> int:
-        """Return the place in `SHARES` of the cut with the highest worth; of equals the lowest.
+    def best_cuts(self, features: Floats) -> NDArray[np.intp]:
+        """Return the place in `SHARES` of the cut of each map with the highest worth; of equals the lowest.
 
-        features: Of every cut, (len(SHARES), len(CUT_FEATURES)); NaN where nothing lies above a cut.
+        features: Of every cut, (maps, len(SHARES), len(CUT_FEATURES)); NaN where nothing lies above a cut.
         """
-        parts = (self.weight, self.mean, self.scale)
-        weight, mean, scale = (np.array([part[name] for name in CUT_FEATURES]) for part in parts)
+        weight, mean, scale = self._terms
         # Rounded, so that the last bits of a product decide nothing.
         worth = np.round((features - mean) / scale @ weight, 9)
-        return int(np.where(np.isfinite(worth), worth, -np.inf).argmax())
+        best: NDArray[np.intp] = np.where(np.isfinite(worth), worth, -np.inf).argmax(axis=-1)
+        return best
+
+    @cached_property
+    def _terms(self) -> tuple[Floats, Floats, Floats]:
+        """Weight, mean and scale of the features, (len(CUT_FEATURES),) each."""
+        weight, mean, scale = (
+            np.array([part[name] for name in CUT_FEATURES]) for part in (self.weight, self.mean, self.scale)
+        )
+        return weight, mean, scale
 
     def usual_size(self, heads: Collection[str]) -> float:
         """Return the usual size of the object of a map: the mean over the head nouns of its phrases."""

@@ -7,7 +7,7 @@ at none. `pipeline/calibrate/box_fit.py` fits it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
 from typing import Annotated, Final, NamedTuple, Self
@@ -220,25 +220,29 @@ class BoxModel(StoredModel):
         mean, scale = moments_of(inputs)
         return self.model_copy(update={"mean": mean, "scale": scale})
 
-    def box_of(self, view: MapView) -> Floats:
-        """Return the learned box (4,), x0, y0, x1, y1 as shares of the image, with six decimals.
+    def boxes_of(self, views: Sequence[MapView]) -> Floats:
+        """Return the learned boxes (n, 4), x0, y0, x1, y1 as shares of the image, with six decimals.
 
-        Without networks it is the cut's.
+        Without networks they are the cuts'.
         """
-        if not self.networks:
-            return view.cut_box
-        values: Floats = np.clip((view.inputs - self.mean) / self.scale, -FARTHEST, FARTHEST)
+        cut_boxes = np.array([view.cut_box for view in views])
+        if not self.networks or not views:
+            return cut_boxes.reshape(-1, 4)
+        inputs = np.array([view.inputs for view in views])
+        values: Floats = np.clip((inputs - self.mean) / self.scale, -FARTHEST, FARTHEST)
         boxes = []
         for layers in self._layers:
             hidden = values
             for layer in layers[:-1]:
                 hidden = gelu(hidden @ layer[:-1] + layer[-1])
             change = hidden @ layers[-1][:-1] + layers[-1][-1]
-            sides = 1.0 / (1.0 + np.exp(-np.clip(logits_of(view.cut_box) + change, -30.0, 30.0)))
-            boxes.append(np.concatenate([sides[:2] - sides[2:] / 2, sides[:2] + sides[2:] / 2]))
-        low, high = np.clip(np.mean(boxes, axis=0), 0.0, 1.0).round(6).reshape(2, 2)
+            sides = 1.0 / (1.0 + np.exp(-np.clip(logits_of(cut_boxes) + change, -30.0, 30.0)))
+            centre, halves = sides[:, :2], sides[:, 2:] / 2
+            boxes.append(np.hstack([centre - halves, centre + halves]))
+        mean = np.clip(np.mean(boxes, axis=0), 0.0, 1.0).round(6)
+        low, high = mean[:, :2], mean[:, 2:]
         high = np.minimum(np.maximum(high, low + LEAST_SIDE), 1.0)
-        return np.concatenate([np.minimum(low, high - LEAST_SIDE), high])
+        return np.hstack([np.minimum(low, high - LEAST_SIDE), high])
 
 
 def moments_of(inputs: Floats) -> tuple[Floats, Floats]:

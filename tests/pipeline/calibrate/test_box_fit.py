@@ -11,7 +11,7 @@ from phrasebox.pipeline.calibrate.box_fit import (
 )
 from phrasebox.stages.contract.errors import InputError
 from phrasebox.stages.contract.levels import quantise
-from phrasebox.stages.regions.ladder import ladder_of
+from phrasebox.stages.regions.ladder import ladders_of
 from phrasebox.stages.scores.learned_box import FACTS, MapView
 from tests.messages import expect_error
 
@@ -36,7 +36,9 @@ def objects_of(images: int, *, is_noise: bool) -> list[PlacedObject]:
             PlacedObject(
                 image=image,
                 heads={"red dog": "dog"},
-                view=MapView(ladder_of(levels, 0.0), np.zeros(len(FACTS)), np.zeros(4), cut_box),
+                view=MapView(
+                    ladders_of(levels[None], [0.0])[0], np.zeros(len(FACTS)), np.zeros(4), cut_box
+                ),
                 boxes=np.concatenate([middle - half, middle + half])[None].clip(0, 1),
                 weight=1 + image % 3,
             )

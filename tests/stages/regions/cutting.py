@@ -5,7 +5,7 @@ import numpy as np
 from phrasebox.stages.contract.records import HeatMap
 from phrasebox.stages.regions.colours import Canvas
 from phrasebox.stages.regions.config import RegionsConfig
-from phrasebox.stages.regions.contours import MapRegions, regions_of_map
+from phrasebox.stages.regions.contours import MapRegions, regions_of_maps
 from phrasebox.stages.regions.cut import Cutter
 from phrasebox.stages.regions.maker import levels_of_map
 from phrasebox.stages.regions.parts import ObjectMap
@@ -46,7 +46,8 @@ def regions_of(
     config: RegionsConfig,
     canvas: Canvas | None = None,
 ) -> MapRegions:
-    return regions_of_map(object_map(heat_map, size_hw, limit, canvas), Cutter(config))
+    [regions] = regions_of_maps([object_map(heat_map, size_hw, limit, canvas)], Cutter(config))
+    return regions
 
 
 def mask_of(*rows: str) -> np.ndarray:

@@ -11,7 +11,7 @@ from phrasebox.stages.regions.cut_rules import (
     fixed_cut,
     mean_cut,
     otsu_cut,
-    threshold_of,
+    thresholds_of,
 )
 from phrasebox.stages.regions.stage import RegionsStage
 from phrasebox.stages.scores.fitted_cut import CUT_FEATURES, SHARES, FittedCut
@@ -48,7 +48,7 @@ def test_mean_and_otsu(cut, values, expected):
 )
 def test_each_rule_uses_its_own_setting_and_a_rule_without_weights_is_a_fixed_share(rule, expected):
     config = RegionsConfig(rule=rule, threshold=0.5)
-    assert threshold_of(levels_of(30, 10, 50, 20, 40), config) == expected
+    assert thresholds_of(config, None, levels_of(30, 10, 50, 20, 40)[None], [0.0]) == [expected]
 
 
 def chooses(mean: float = 0.0, scale: float = 1.0, **weight: float) -> FittedCut:
@@ -59,7 +59,8 @@ def chooses(mean: float = 0.0, scale: float = 1.0, **weight: float) -> FittedCut
 
 
 def cut_by(rule: FittedCut, levels: np.ndarray, usual_size: float = 0.0) -> float:
-    return threshold_of(levels, RegionsConfig(), rule, usual_size)
+    [threshold] = thresholds_of(RegionsConfig(), rule, levels[None], [usual_size])
+    return threshold
 
 
 def test_a_stage_knows_the_rule_that_it_cuts_by() -> None:
@@ -91,8 +92,9 @@ def features_by_hand(levels: np.ndarray, share: float, usual: float) -> list[flo
 
 
 def test_features_are_those_of_the_part_with_most_heat_of_each_cut() -> None:
-    for levels in random_maps(6):
-        for share, features in zip(SHARES, cut_features(levels, -1.5), strict=True):
+    maps = random_maps(6)
+    for levels, features_of_cuts in zip(maps, cut_features(maps, [-1.5] * 6), strict=True):
+        for share, features in zip(SHARES, features_of_cuts, strict=True):
             assert features.tolist() == pytest.approx(features_by_hand(levels, share, -1.5))
 
 
@@ -100,7 +102,7 @@ def test_a_cut_that_nothing_lies_above_is_not_taken() -> None:
     """As where the highest sample of an interpolated map is not its highest cell."""
     levels = np.full((3, 3), 40, np.uint8)
     levels[1, 1] = 120
-    features = cut_features(levels, 0.0)
+    [features] = cut_features(levels[None], [0.0])
     assert np.isnan(features[SHARES.index(0.5) :]).all()
     assert np.isfinite(features[: SHARES.index(0.5)]).all()
     assert cut_by(chooses(share=1.0), levels) == fixed_cut(0.4)

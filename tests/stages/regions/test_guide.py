@@ -108,7 +108,8 @@ def surface(heat_map: HeatMap, config: RegionsConfig, canvas: Canvas | None = No
 
 
 def cut(heat_map: HeatMap, config: RegionsConfig, canvas: Canvas) -> CutMap:
-    return Cutter(config).cut(object_map(heat_map, canvas=canvas))
+    [cut_map] = Cutter(config).cut([object_map(heat_map, canvas=canvas)])
+    return cut_map
 
 
 def test_a_guided_contour_follows_the_thing() -> None:

@@ -71,7 +71,7 @@ def outlined(
 ) -> list[tuple[str, str | None, np.ndarray, Evidence]]:
     """What the parts of a map become where the segmenter offers these masks for each."""
     outliner = Outliner(Cutter(config_of(sam, **settings)), "cpu")
-    contours = outliner._contours(object_map(blurry(*squares), (SIDE, SIDE), len(squares)))
+    [contours] = outliner._contours([object_map(blurry(*squares), (SIDE, SIDE), len(squares))])
     assert len(contours.pieces) == len(squares)
     regions = outliner._outline(contours, IMAGE, [np.stack(mask) for mask in masks])
     for painted, _ in regions:
@@ -89,7 +89,7 @@ def test_the_learned_box_is_the_prompt(sam: str) -> None:
         outliner = Outliner(Cutter(config_of(sam), box_fit=box_fit), "cpu")
         square = object_map(blurry(SQUARE), (SIDE, SIDE), 1)
         square = replace(square, context=BoxContext(np.zeros(len(FACTS)), np.zeros(4)))
-        contours = outliner._contours(square)
+        [contours] = outliner._contours([square])
         x0, y0, x1, y1 = outliner._prompt(contours.cut, *contours.pieces[0]).box_xyxy_px
         [(region, _)] = outliner._outline(contours, IMAGE, [None])
         assert (region.refined, region.fallback) == ("none", "image")
@@ -189,7 +189,7 @@ def test_the_prompt_is_where_the_heat_is(sam: str) -> None:
     heat_map = HeatMap(text="x", values=np.zeros((10, 20), np.float32), similarity=0.3)
     heat_map.values[2:6, 12:16] = 0.6
     heat_map.values[4, 14] = 1.0
-    contours = outliner._contours(object_map(heat_map, (100, 400), 1))
+    [contours] = outliner._contours([object_map(heat_map, (100, 400), 1)])
     hint = outliner._prompt(contours.cut, *contours.pieces[0])
     assert hint.point_xy_px == pytest.approx((290, 45), abs=12)
     assert hint.box_xyxy_px == pytest.approx((240, 20, 320, 60), abs=25)

@@ -9,7 +9,7 @@ import pytest
 from phrasebox.stages.contract.masks import decode_mask
 from phrasebox.stages.contract.records import Record, Region
 from phrasebox.stages.regions.config import RegionsConfig
-from phrasebox.stages.regions.ladder import ladder_of
+from phrasebox.stages.regions.ladder import ladders_of
 from phrasebox.stages.regions.stage import RegionsStage
 from phrasebox.stages.scores.learned_box import FACTS, INPUTS, LADDER_CUTS, BoxModel, MapView
 from tests.stages.regions.cutting import ENDS, USUAL, fit_that
@@ -46,7 +46,7 @@ def test_a_ladder_by_hand() -> None:
     levels = np.zeros((8, 16), np.uint8)
     levels[2:6, 4:12] = 80
     levels[3:5, 6:10] = 255
-    ladder = ladder_of(levels, 0.0)
+    [ladder] = ladders_of(levels[None], [0.0])
     low, high = ladder.boxes[0, LADDER_CUTS == 0.1][0], ladder.boxes[0, LADDER_CUTS == 0.9][0]
     np.testing.assert_allclose(low, [4 / 16, 2 / 8, 12 / 16, 6 / 8], atol=0.05)
     np.testing.assert_allclose(high, [6 / 16, 3 / 8, 10 / 16, 5 / 8], atol=0.05)
@@ -92,9 +92,10 @@ def test_a_learned_box_lies_in_the_image() -> None:
         fit = random_fit(seed)
         corner = rng.uniform(0, 0.9, 2)
         box = np.concatenate([corner, corner + rng.uniform(0.01, 0.1, 2)])
-        view = MapView(ladder_of(levels, 0.3), rng.normal(0, 9, len(FACTS)), rng.normal(size=4), box)
-        x0, y0, x1, y1 = fit.box_of(view).tolist()
+        [ladder] = ladders_of(levels[None], [0.3])
+        view = MapView(ladder, rng.normal(0, 9, len(FACTS)), rng.normal(size=4), box)
+        [[x0, y0, x1, y1]] = fit.boxes_of([view]).tolist()
         assert 0 <= x0 < x1 <= 1
         assert 0 <= y0 < y1 <= 1
     stored = BoxModel.model_validate_json(fit.model_dump_json())
-    assert stored.box_of(view) == pytest.approx(fit.box_of(view), abs=1e-2)
+    assert stored.boxes_of([view]) == pytest.approx(fit.boxes_of([view]), abs=1e-2)
