@@ -97,7 +97,7 @@ def otsu_cut(levels: Levels) -> float:
     return (lowest + highest) // 2 + 0.5
 
 
-CUTS: Final = np.array([fixed_cut(share) for share in SHARES])  # in levels, see `threshold_of`
+CUTS: Final = np.array([fixed_cut(share) for share in SHARES])  # in levels, see `thresholds_of`
 
 
 class MainParts(NamedTuple):
