@@ -244,6 +244,11 @@ def _find_missing(places: Mapping[str, str]) -> list[str]:
     return [key for key, place in places.items() if not os.path.exists(place)]
 
 
+FEWEST_CALLS: Final = 8
+"""Calls of the input for each caption worker that starts at once: a start takes seconds of a core, which few calls are
+not worth."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pools:
     """The numbers of a run's workers, and the resources of each model worker.
@@ -270,6 +275,21 @@ class Pools:
     def device(self) -> Device:
         """Return the device that the model runs on."""
         return "cuda" if self.gpus > 0 else "cpu"
+
+    def first_captions(self, samples: int | None, call: int) -> int:
+        """Return how many caption workers start at once: one, and more where GPUs would wait for a large input.
+
+        Ray Data adds one at a time to a pool that is busy.
+
+        Args:
+            samples: Of the input; None if only reading will show them, which means a large input.
+            call: Samples that a worker takes at once.
+        """
+        if self.device == "cpu":  # the model takes far longer than the captions
+            return 1
+        if samples is None:
+            return self.captions
+        return max(1, min(self.captions, samples // (FEWEST_CALLS * call)))
 
 
 def choose_pools(

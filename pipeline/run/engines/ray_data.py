@@ -208,7 +208,11 @@ class RayEngine:
                 fn_constructor_args=(ray.put(steps.before), self.ledger, self.code),
                 batch_size=call,
                 batch_format="pyarrow",
-                compute=ActorPoolStrategy(min_size=1, max_size=self.pools.captions),
+                compute=ActorPoolStrategy(
+                    min_size=1,
+                    max_size=self.pools.captions,
+                    initial_size=self.pools.first_captions(samples_in(self.run.pieces), call),
+                ),
                 num_cpus=1,
             )
             # Without it blocks would be cut by their bytes, and each would leave the model a

@@ -134,3 +134,14 @@ def test_a_cluster_without_a_gpu_yet_is_said() -> None:
         pools(nodes(CPU=16.0, GPU=8.0), gpus_per_worker=0, device="cuda")
     with pytest.raises(ResourceError, match=r"gpus_per_worker: 0\.5, but Ray finds no GPU on this machine"):
         pools(nodes(CPU=16.0), gpus_per_worker=0.5, cores=16)
+
+
+@pytest.mark.parametrize(
+    ("samples", "expected"),
+    [(1, 1), (20_000, 9), (10**6, 32), (None, 32)],
+    ids=["few", "some", "many", "unknown"],
+)
+def test_gpus_do_not_wait_for_caption_workers_of_a_large_input(samples: int | None, expected: int) -> None:
+    machine = nodes(CPU=64.0, GPU=1.0)
+    assert pools(machine).first_captions(samples, 256) == expected
+    assert pools(nodes(CPU=64.0), cores=32).first_captions(samples, 256) == 1
