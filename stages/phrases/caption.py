@@ -106,12 +106,8 @@ class ParsedCaption:
         )
 
     def noun_phrases(self) -> Candidates:
-        """Return the parser's own noun phrases, in order, without overlap."""
-        is_english = self.grammar.method == "repairs"
-        return [
-            Candidate(chunk.start, chunk.end, chunk.end - 1 if is_english else chunk.root.i)
-            for chunk in self.doc.noun_chunks
-        ]
+        """Return spaCy's noun chunks, in order, without overlap."""
+        return [Candidate(chunk.start, chunk.end, chunk.root.i) for chunk in self.doc.noun_chunks]
 
 
 def _tag_of(token: Any) -> str:

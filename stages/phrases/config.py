@@ -36,7 +36,7 @@ class PhrasesConfig(BaseModel, extra="forbid", frozen=True):
     )
     spacy_models: dict[str, Annotated[str, Field(min_length=1)]] = Field(
         default={},
-        description="Language -> an installed spaCy pipeline with parts of speech, parser and lemmatizer, as in "
+        description="Language -> an installed spaCy pipeline with parts of speech and lemmatizer, as in "
         "`{fr: fr_core_news_md}`. Other languages take spaCy's small one. English takes a copy of spaCy's "
         "en_core_web_sm 3.8.0 that someone else uploaded to the package index. Nothing is downloaded.",
     )
@@ -65,7 +65,7 @@ class PhrasesConfig(BaseModel, extra="forbid", frozen=True):
         default=False,
         description='Whether a frame stays with the object it frames: "the side of a house" and "a photo of a house" '
         'are one phrase with the head "house", instead of the phrase "a house". True follows the mark-up of Flickr30k '
-        "Entities (F1 on exact spans 94.8 against 94.0 on its test split); False gives one object one name.",
+        "Entities (F1 on exact spans 95.4 against 94.6 on 5,000 captions of dev); False gives one object one name.",
     )
     drop_heads_add: tuple[Entry, ...] = Field(
         default=(),

@@ -48,8 +48,8 @@ def extract(
 ) -> list[ParsedPhrase]:
     """Return the phrases of one parsed caption, a spaCy Doc, in order, without overlap.
 
-    The noun phrases of English are the parser's, repaired (`phrasebox.stages.phrases.repairs`). Those
-    of other languages with tables are groups of words, and those of all others the parser's own.
+    The noun phrases of English are base phrases, repaired (`phrasebox.stages.phrases.repairs`). Those
+    of other languages with tables are groups of words, and those of all others spaCy's noun chunks.
     They are joined over "of". Those that name nothing in the image are left out: pronouns, numbers
     and codes, the heads of `lists.drop`, the bare nouns of `lists.frame`.
 

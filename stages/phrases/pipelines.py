@@ -9,6 +9,7 @@ from typing import Any, Final
 from phrasebox.stages.contract.errors import ConfigError
 from phrasebox.stages.phrases.caption import NOUN_TAGS
 from phrasebox.stages.phrases.french_words import FrenchWords
+from phrasebox.stages.phrases.languages import grammar_of
 from phrasebox.stages.phrases.languages.grammar import ENGLISH_CODE
 from phrasebox.stages.phrases.languages.packages import how_to_install
 
@@ -36,7 +37,9 @@ _MAX_REMEMBERED: Final = 100_000  # words, 0.3 kB each
 
 
 def load_pipeline(name: str, language: str) -> Any:
-    """Load a spaCy pipeline with only the parts for phrases: tagger, parser, lemmatizer and their dependencies.
+    """Load a spaCy pipeline with only the parts for phrases: tagger, lemmatizer and their dependencies.
+
+    A language without a grammar of ours needs its parser, too, which finds its noun chunks.
 
     language: spaCy's code of the language that the pipeline has to be for.
 
@@ -50,7 +53,7 @@ def load_pipeline(name: str, language: str) -> Any:
     threads = os.environ.get("OPENBLAS_NUM_THREADS", os.environ.get("OMP_NUM_THREADS"))
     try:
         with use_ops("numpy", use_blis=threads != "1"):
-            nlp = spacy.load(name, exclude=_NOT_NEEDED)
+            nlp = spacy.load(name, exclude=[*_NOT_NEEDED, *([] if _needs_parser(language) else ["parser"])])
     except (OSError, ImportError) as error:  # some languages need a library of their own
         raise ConfigError(f"no spaCy pipeline {name!r} here: {how_to_install(name)}", key=KEY) from error
     _check_parts(nlp, name, language)
@@ -75,8 +78,8 @@ def _check_parts(nlp: Any, name: str, language: str) -> None:
             key=KEY,
         )
     taggers = _TAGGERS[:1] if language == ENGLISH_CODE else _TAGGERS
-    needed = ["parser", *([] if language in _LEMMAS_BY_TOKENIZER else ["lemmatizer"])]
-    missing = [part for part in needed if part not in nlp.pipe_names]
+    needed = {"parser": _needs_parser(language), "lemmatizer": language not in _LEMMAS_BY_TOKENIZER}
+    missing = [part for part, is_needed in needed.items() if is_needed and part not in nlp.pipe_names]
     if not set(taggers) & set(nlp.pipe_names):
         missing.insert(0, " or ".join(taggers))
     if missing:
@@ -84,8 +87,13 @@ def _check_parts(nlp: Any, name: str, language: str) -> None:
             f"the spaCy pipeline {name!r} has no {', '.join(missing)}; got {', '.join(nlp.pipe_names)}",
             key=KEY,
         )
-    if nlp.vocab.get_noun_chunks is None:
+    if _needs_parser(language) and nlp.vocab.get_noun_chunks is None:
         raise ConfigError(f"spaCy finds no noun phrases in the language {nlp.lang!r} of {name!r}", key=KEY)
+
+
+def _needs_parser(language: str) -> bool:
+    """Whether spaCy's noun chunks are the phrases of a language, which need a dependency parser."""
+    return grammar_of(language).method == "chunks"
 
 
 class _WordMatcher:

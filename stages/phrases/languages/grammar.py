@@ -8,8 +8,8 @@ from typing import Final, Literal
 Words = frozenset[str]
 
 Method = Literal["chunks", "groups", "repairs"]
-"""How the noun phrases of a language are found: spaCy's own noun chunks; groups of parts of speech
-(`phrasebox.stages.phrases.groups_of_words`); or spaCy's chunks with the repairs for English."""
+"""How the noun phrases of a language are found: spaCy's own noun chunks, by its parser; groups of parts of speech
+(`phrasebox.stages.phrases.groups_of_words`); or base phrases with the repairs for English."""
 
 
 def words(text: str) -> Words:

@@ -107,6 +107,13 @@ def phrases_of(nlp, caption: str, **settings) -> str:
         ("the number 8 on a jersey", "the number 8:number | a jersey:jersey"),
         ("man wearing a long-sleeved, checked shirt", "man:man | a long-sleeved, checked shirt:shirt"),
         ("hot dog stand in New York City", "hot dog stand:stand | New York City:city"),
+        ("Slightly overweight women in bikinis", "Slightly overweight women:woman* | bikinis:bikini*"),
+        ("a grid of suspended wires", "a grid of suspended wires:grid"),
+        ("Someone plays on a chalked out grid", "a chalked out grid:grid"),
+        ("A child waits while holding two ropes", "A child:child | two ropes:rope*"),
+        ("girls in matching pink and white shirts", "girls:girl* | matching pink and white shirts:shirt*"),
+        ("a cat wearing black socks", "a cat:cat | black socks:sock*"),
+        ("a dog running fast in an ice skating rink", "a dog:dog | an ice skating rink:rink"),
     ],
 )
 def test_phrases(nlp, caption, expected):

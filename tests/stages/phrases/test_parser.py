@@ -12,7 +12,7 @@ from tests.messages import expect_error
 
 
 def test_words_have_the_attributes_that_spacy_gives_them(nlp):
-    plain = spacy.load(ENGLISH_PACKAGE, exclude=["ner"])
+    plain = spacy.load(ENGLISH_PACKAGE, exclude=["ner", "parser"])
     captions = [
         "Someone's dog is running and that one isn't.",
         "each of us, her dogs and  two others",
@@ -22,8 +22,7 @@ def test_words_have_the_attributes_that_spacy_gives_them(nlp):
 
     def attributes(pipeline):
         return [
-            [(word.pos_, word.lemma_, word.tag_, word.dep_) for word in doc]
-            for doc in pipeline.pipe(captions * 2)
+            [(word.pos_, word.lemma_, word.tag_) for word in doc] for doc in pipeline.pipe(captions * 2)
         ]
 
     assert attributes(nlp) == attributes(plain)
@@ -50,9 +49,13 @@ def test_a_pipeline_that_cannot_be_used_is_rejected(tmp_path, monkeypatch):
         load_pipeline(str(tmp_path), "de")
     with expect_error(ConfigError, key="phrases.spacy_models"):
         load_pipeline(str(tmp_path), "en")
-    for part in ("tagger", "parser", "lemmatizer"):
-        blank.add_pipe(part)
-    blank.vocab.get_noun_chunks = None  # as for the languages that spaCy has no rules for
-    monkeypatch.setattr(spacy, "load", lambda name, **options: blank)
+    italian = spacy.blank("it")
+    monkeypatch.setattr(spacy, "load", lambda name, **options: italian)
+    for part in ("tagger", "lemmatizer"):
+        italian.add_pipe(part)
     with expect_error(ConfigError, key="phrases.spacy_models"):
-        load_pipeline("any", "en")
+        load_pipeline("any", "it")
+    italian.add_pipe("parser")
+    italian.vocab.get_noun_chunks = None  # as for the languages that spaCy has no rules for
+    with expect_error(ConfigError, key="phrases.spacy_models"):
+        load_pipeline("any", "it")
