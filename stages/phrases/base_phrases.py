@@ -15,6 +15,7 @@ _PRONOUN_TAGS: Final = frozenset({"PRP", "WP"})
 _DETERMINER_TAGS: Final = frozenset({"DT", "PRP$", "PDT", "WDT"})
 _ADJECTIVE_TAGS: Final = frozenset({"JJ", "JJR", "JJS", "VBN", "CD"})
 _MODIFIER_TAGS: Final = _ADJECTIVE_TAGS | {"VBG", "POS", "HYPH", "RB", "RBR", "RBS"}
+_INSIDE_TAGS: Final = NOUN_TAGS | _MODIFIER_TAGS
 _BEHIND_DETERMINER_TAGS: Final = frozenset(
     {"VBD", "FW"}
 )  # "a broken window", where the tagger takes a finite verb
@@ -65,7 +66,7 @@ def _continues(caption: ParsedCaption, index: int, start: int, *, has_noun: bool
             return False  # "a skateboard | wearing a hat"
         if before in NOUN_TAGS and tags[index + 1 : index + 2] != [] and tags[index + 1] not in NOUN_TAGS:
             return False  # "a dog | running fast", but "an ice skating rink"
-    if tag in NOUN_TAGS | _MODIFIER_TAGS:
+    if tag in _INSIDE_TAGS:
         return True
     if tag in _BEHIND_DETERMINER_TAGS:
         return tags[start] in _DETERMINER_TAGS
