@@ -47,7 +47,8 @@ def _phrase_at(caption: ParsedCaption, start: int) -> Candidate | None:
     first = start
     while first < len(tags) and tags[first] in _DETERMINER_TAGS:
         first += 1
-    end, noun = first, None
+    end = first
+    noun = None
     while end < len(tags) and _continues(caption, end, start, has_noun=noun is not None):
         if tags[end] in NOUN_TAGS:
             noun = end
@@ -60,7 +61,8 @@ def _phrase_at(caption: ParsedCaption, start: int) -> Candidate | None:
 def _continues(caption: ParsedCaption, index: int, start: int, *, has_noun: bool) -> bool:
     """Return whether a token belongs to the phrase from `start` on, which it would follow."""
     tags = caption.tags
-    tag, before = tags[index], tags[index - 1] if index > start else ""
+    tag = tags[index]
+    before = tags[index - 1] if index > start else ""
     if tag == "VBG" and before:
         if caption.words[index] in caption.grammar.wearing:
             return False  # "a skateboard | wearing a hat"

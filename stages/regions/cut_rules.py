@@ -137,7 +137,8 @@ class CutParts(NamedTuple):
         """Return the part with most heat of each cut. Of equals the upper one counts, then the left one."""
         left, top, *_ = self.edges.T
         order = np.lexsort((left, top, -self.energy.round(3), self.cuts, self.maps))
-        maps, cuts = self.maps[order], self.cuts[order]
+        maps = self.maps[order]
+        cuts = self.cuts[order]
         is_first = np.ones(len(order), np.bool_)
         is_first[1:] = (cuts[1:] != cuts[:-1]) | (maps[1:] != maps[:-1])
         return MainParts(maps[is_first], cuts[is_first], order[is_first])

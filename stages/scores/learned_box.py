@@ -237,10 +237,12 @@ class BoxModel(StoredModel):
                 hidden = gelu(hidden @ layer[:-1] + layer[-1])
             change = hidden @ layers[-1][:-1] + layers[-1][-1]
             sides = 1.0 / (1.0 + np.exp(-np.clip(logits_of(cut_boxes) + change, -30.0, 30.0)))
-            centre, halves = sides[:, :2], sides[:, 2:] / 2
+            centre = sides[:, :2]
+            halves = sides[:, 2:] / 2
             boxes.append(np.hstack([centre - halves, centre + halves]))
         mean = np.clip(np.mean(boxes, axis=0), 0.0, 1.0).round(6)
-        low, high = mean[:, :2], mean[:, 2:]
+        low = mean[:, :2]
+        high = mean[:, 2:]
         high = np.minimum(np.maximum(high, low + LEAST_SIDE), 1.0)
         return np.hstack([np.minimum(low, high - LEAST_SIDE), high])
 
