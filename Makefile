@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+comma  := ,
 
 # Packages of the system, for a reason: people are asked before it changes, programs are told.
 install = echo "$(1): apt-get installs $(2) for the whole system"; \
@@ -114,7 +115,7 @@ lowest: $(VENV)/bin/python ## run the tests with the lowest versions that pyproj
 	$(PYTHON) -m venv --clear $(VENV)-lowest
 	cd $(VENV)-lowest && compile="../$(BIN)/uv pip compile --quiet --no-header --no-annotate ../pyproject.toml" && \
 		$$compile --no-deps -o names.txt && \
-		$$compile --resolution lowest-direct --extra detector --extra siglip --extra supervision -o all.txt && \
+		$$compile --resolution lowest-direct --extra detector --extra ray --extra siglip --extra supervision -o all.txt && \
 		awk -F= 'NR == FNR {is_direct[$$1] = 1; next} is_direct[$$1]' names.txt all.txt > direct.txt && \
 		$$compile --extra dev -c direct.txt -o packages.txt
 	$(VENV)-lowest/bin/python -m pip install --quiet -r $(VENV)-lowest/packages.txt -e .
@@ -148,23 +149,23 @@ packages = @echo "installing into $(VENV): some minutes, 2 GB, and more with lib
 	$(BIN)/python -m pip install -e ".$(2)" | $(fetched)'
 
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml .locks/run.txt
-	$(call packages,run)
+	$(call packages,run,[ray])
 	@touch $@
 
 $(VENV)/.installed-docs: $(VENV)/bin/python pyproject.toml .locks/docs.txt
-	$(call packages,docs,[docs])
+	$(call packages,docs,[docs$(comma)ray])
 	@touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml .locks/dev.txt
 	$(call packages,dev,[dev])
 	@touch $@ $(VENV)/.installed
 
-# Of all packages; those of `run` and `docs` have the versions of `dev`.
+# Of all packages, with Ray; those of `run` and `docs` have the versions of `dev`.
 lock: $(VENV)/bin/python ## choose the newest versions of all packages again, and write their hashes to .locks
 	$(BIN)/python -m pip install --quiet uv
 	for extra in dev run docs; do \
 		$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
-			$$([ $$extra = run ] || echo --extra $$extra) $$([ $$extra = dev ] || echo -c .locks/dev.txt) pyproject.toml | \
+			--extra ray $$([ $$extra = run ] || echo --extra $$extra) $$([ $$extra = dev ] || echo -c .locks/dev.txt) pyproject.toml | \
 			awk '/^[^ ]/ {is_kept = $$0 !~ /^(torch|torchvision|triton|nvidia-.*|cuda-.*)==/} is_kept' > $(VENV)/$$extra.txt && \
 			test -s $(VENV)/$$extra.txt && mv $(VENV)/$$extra.txt .locks/$$extra.txt || exit 1; \
 	done
