@@ -11,7 +11,7 @@ install = echo "$(1): apt-get installs $(2) for the whole system"; \
 	if [ -t 0 ]; then read -p "install? [y/N] " answer; [ "$$answer" = y ] || exit 1; fi; \
 	apt-get update -qq && apt-get install -y -qq --no-install-recommends $(2)
 
-.PHONY: help demo test lint docs bench gpu browser fuzz faults trainers towers figures weights calibrations calibration pictures soak scale audit lock lowest newest dist clean
+.PHONY: help demo test lint docs bench gpu browser fuzz faults trainers pipelines towers figures weights calibrations calibration pictures soak scale audit lock lowest newest dist clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -57,6 +57,10 @@ faults: $(VENV)/.installed-dev browser ## run the slow tests, and those with a R
 # are no dependency: an environment of their own sees the packages of $(VENV), with exact versions and nothing more.
 trainers: $(VENV)-trainers/.installed ## read every export with the trainers' own loaders, and train an epoch
 	$(VENV)-trainers/bin/python -m pytest -n 0 -m trainers tests/trainers
+
+# Pipelines that call `Annotator`, in an environment like that of the trainers.
+pipelines: $(VENV)-pipelines/.installed ## call Annotator from Daft, Lance and data-juicer, as the page prints it
+	$(VENV)-pipelines/bin/python -m pytest -n 0 -m pipelines tests/pipelines
 
 # Every explainer on 14 real architectures with random weights; hours.
 towers: $(VENV)/.installed-dev ## run every explainer on real architectures; hours
@@ -132,7 +136,7 @@ dist: $(VENV)/.installed-dev ## build what a release uploads, sdist and wheel, i
 	$(BIN)/python -m build --no-isolation
 
 clean: ## remove what make and the demo wrote
-	rm -rf $(VENV) $(VENV)-trainers $(VENV)-lowest $(VENV)-newest out build dist
+	rm -rf $(VENV) $(VENV)-trainers $(VENV)-pipelines $(VENV)-lowest $(VENV)-newest out build dist
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -170,9 +174,10 @@ lock: $(VENV)/bin/python ## choose the newest versions of all packages again, an
 			test -s $(VENV)/$$extra.txt && mv $(VENV)/$$extra.txt .locks/$$extra.txt || exit 1; \
 	done
 
-$(VENV)-trainers/.installed: $(VENV)/.installed-dev tests/trainers/requirements.txt
-	$(PYTHON) -m venv --clear $(VENV)-trainers
+# Packages of a list, each without its dependencies, over those of $(VENV).
+$(VENV)-trainers/.installed $(VENV)-pipelines/.installed: $(VENV)-%/.installed: $(VENV)/.installed-dev tests/%/requirements.txt
+	$(PYTHON) -m venv --clear $(VENV)-$*
 	@echo "import site; site.addsitedir('$$(realpath $(VENV)/lib/python3*/site-packages)')" > \
-		$$(echo $(VENV)-trainers/lib/python3*/site-packages)/packages_of_phrasebox.pth
-	$(VENV)-trainers/bin/python -m pip install --quiet --no-deps --requirement tests/trainers/requirements.txt
+		$$(echo $(VENV)-$*/lib/python3*/site-packages)/packages_of_phrasebox.pth
+	$(VENV)-$*/bin/python -m pip install --quiet --no-deps --requirement tests/$*/requirements.txt
 	@touch $@
