@@ -88,11 +88,14 @@ class AnnotatorConfig(RunConfig):
         )
 
     def settings(self) -> Json:
-        """Return the settings that estimates depend on, as plain values; the places of images and captions do not."""
+        """Return the settings that estimates depend on beside the model, as plain values.
+
+        Where images and captions are makes no difference.
+        """
         plain = self.rows_depend_on()
+        for section in ("model", "output"):  # a fingerprint identifies the model
+            del plain[section]
         file = plain.pop("input").get("phrases_sha256")
-        del plain["output"]
-        plain["model"].pop("precision", None)  # it is that of the device
         return plain if file is None else {**plain, "phrases_sha256": file}
 
 

@@ -84,6 +84,9 @@ def test_the_added_columns_have_the_types_of_a_dataset(
 
 MANY = 60
 
+GENERIC = {"rule": "fitted", "smooth_patches": 1.0, "upsample": "linear"}
+"""What the calibration of other models was made with, where the settings of the model differ."""
+
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -93,9 +96,13 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("settings", [{"threshold": 0.4, "rule": "fixed"}, {"calibration": "none"}])
+@pytest.mark.parametrize(
+    "settings",
+    [{"threshold": 0.4, "rule": "fixed"}, {"calibration": "none"}, {**GENERIC, "calibration": "generic"}],
+    ids=["no calibration", "none", "that of other models"],
+)
 def test_presence_is_fitted_as_by_a_run(many: Path, settings: Json, tmp_path: Path) -> None:
-    """No calibration fits the one settings, and the others want none."""
+    """Where no calibration fits the settings, where none is wanted, and with one that images bring to the model."""
     source = {"path": f"{many}/captions.jsonl", "image_root": f"{many}/images"}
     config = {"model": {"name": "demo"}, "regions": settings}
     output = {"path": str(tmp_path / "dataset")}

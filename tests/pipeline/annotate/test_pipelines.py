@@ -62,6 +62,7 @@ def test_the_cache_of_datasets_knows_an_annotator(
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_ray_data(tmp_path: Path) -> None:
     """The page's example, in a process of its own."""
     shutil.copytree(FOLDER, tmp_path / "photos", ignore=shutil.ignore_patterns("*.py", "*.md", "*.json*"))
