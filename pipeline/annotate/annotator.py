@@ -181,11 +181,11 @@ class Annotator:
     def origins(self) -> dict[str, str]:
         """Where numbers come from that a run may estimate: "calibration", "given", "fitted" or "off". Loads the model.
 
-        presence      the probability that an image shows a phrase
-        absent_share  the share of phrases that are expected to be absent; off: 0.05, and 0.5 of phrases without
-                      captions
-        exponent      the power of the heat; off: 1
-        shift         whether the images are like those of the calibration; off: not compared
+        - `presence`: the probability that an image shows a phrase.
+        - `absent_share`: the share of phrases that are expected to be absent. Off: 0.05, and 0.5 of phrases without
+          captions.
+        - `exponent`: the power of the heat. Off: 1.
+        - `shift`: whether the images are like those of the calibration. Off: they were not compared.
         """
         return dict(self._worker().basis.origins)
 
