@@ -22,7 +22,7 @@ COPY .locks/run.txt /tmp/locks/
 COPY dist/phrasebox-*.whl /tmp/dist/
 RUN python3 -m venv "$VIRTUAL_ENV" \
     && pip install --no-cache-dir --require-hashes --no-deps --requirement /tmp/locks/run.txt \
-    && pip install --no-cache-dir /tmp/dist/phrasebox-*.whl \
+    && pip install --no-cache-dir "$(echo /tmp/dist/phrasebox-*.whl)[ray]" \
         "ray[default]==$(sed -n -E 's/^ray==([0-9.]+).*/\1/p' /tmp/locks/run.txt)" \
     && pip check
 

@@ -4,13 +4,14 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+comma  := ,
 
 # Packages of the system, for a reason: people are asked before it changes, programs are told.
 install = echo "$(1): apt-get installs $(2) for the whole system"; \
 	if [ -t 0 ]; then read -p "install? [y/N] " answer; [ "$$answer" = y ] || exit 1; fi; \
 	apt-get update -qq && apt-get install -y -qq --no-install-recommends $(2)
 
-.PHONY: help demo test lint docs bench gpu browser fuzz faults trainers towers figures weights calibrations calibration pictures soak scale audit lock lowest newest dist clean
+.PHONY: help demo test lint docs bench gpu browser fuzz faults trainers pipelines towers figures weights calibrations calibration pictures soak scale audit lock lowest newest dist clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -56,6 +57,10 @@ faults: $(VENV)/.installed-dev browser ## run the slow tests, and those with a R
 # are no dependency: an environment of their own sees the packages of $(VENV), with exact versions and nothing more.
 trainers: $(VENV)-trainers/.installed ## read every export with the trainers' own loaders, and train an epoch
 	$(VENV)-trainers/bin/python -m pytest -n 0 -m trainers tests/trainers
+
+# Pipelines that call `Annotator`, in an environment like that of the trainers.
+pipelines: $(VENV)-pipelines/.installed ## call Annotator from Daft, Lance and data-juicer, as the page prints it
+	$(VENV)-pipelines/bin/python -m pytest -n 0 -m pipelines tests/pipelines
 
 # Every explainer on 14 real architectures with random weights; hours.
 towers: $(VENV)/.installed-dev ## run every explainer on real architectures; hours
@@ -114,7 +119,7 @@ lowest: $(VENV)/bin/python ## run the tests with the lowest versions that pyproj
 	$(PYTHON) -m venv --clear $(VENV)-lowest
 	cd $(VENV)-lowest && compile="../$(BIN)/uv pip compile --quiet --no-header --no-annotate ../pyproject.toml" && \
 		$$compile --no-deps -o names.txt && \
-		$$compile --resolution lowest-direct --extra detector --extra siglip --extra supervision -o all.txt && \
+		$$compile --resolution lowest-direct --extra detector --extra ray --extra siglip --extra supervision -o all.txt && \
 		awk -F= 'NR == FNR {is_direct[$$1] = 1; next} is_direct[$$1]' names.txt all.txt > direct.txt && \
 		$$compile --extra dev -c direct.txt -o packages.txt
 	$(VENV)-lowest/bin/python -m pip install --quiet -r $(VENV)-lowest/packages.txt -e .
@@ -131,7 +136,7 @@ dist: $(VENV)/.installed-dev ## build what a release uploads, sdist and wheel, i
 	$(BIN)/python -m build --no-isolation
 
 clean: ## remove what make and the demo wrote
-	rm -rf $(VENV) $(VENV)-trainers $(VENV)-lowest $(VENV)-newest out build dist
+	rm -rf $(VENV) $(VENV)-trainers $(VENV)-pipelines $(VENV)-lowest $(VENV)-newest out build dist
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -148,30 +153,31 @@ packages = @echo "installing into $(VENV): some minutes, 2 GB, and more with lib
 	$(BIN)/python -m pip install -e ".$(2)" | $(fetched)'
 
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml .locks/run.txt
-	$(call packages,run)
+	$(call packages,run,[ray])
 	@touch $@
 
 $(VENV)/.installed-docs: $(VENV)/bin/python pyproject.toml .locks/docs.txt
-	$(call packages,docs,[docs])
+	$(call packages,docs,[docs$(comma)ray])
 	@touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml .locks/dev.txt
 	$(call packages,dev,[dev])
 	@touch $@ $(VENV)/.installed
 
-# Of all packages; those of `run` and `docs` have the versions of `dev`.
+# Of all packages, with Ray; those of `run` and `docs` have the versions of `dev`.
 lock: $(VENV)/bin/python ## choose the newest versions of all packages again, and write their hashes to .locks
 	$(BIN)/python -m pip install --quiet uv
 	for extra in dev run docs; do \
 		$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
-			$$([ $$extra = run ] || echo --extra $$extra) $$([ $$extra = dev ] || echo -c .locks/dev.txt) pyproject.toml | \
+			--extra ray $$([ $$extra = run ] || echo --extra $$extra) $$([ $$extra = dev ] || echo -c .locks/dev.txt) pyproject.toml | \
 			awk '/^[^ ]/ {is_kept = $$0 !~ /^(torch|torchvision|triton|nvidia-.*|cuda-.*)==/} is_kept' > $(VENV)/$$extra.txt && \
 			test -s $(VENV)/$$extra.txt && mv $(VENV)/$$extra.txt .locks/$$extra.txt || exit 1; \
 	done
 
-$(VENV)-trainers/.installed: $(VENV)/.installed-dev tests/trainers/requirements.txt
-	$(PYTHON) -m venv --clear $(VENV)-trainers
+# Packages of a list, each without its dependencies, over those of $(VENV).
+$(VENV)-trainers/.installed $(VENV)-pipelines/.installed: $(VENV)-%/.installed: $(VENV)/.installed-dev tests/%/requirements.txt
+	$(PYTHON) -m venv --clear $(VENV)-$*
 	@echo "import site; site.addsitedir('$$(realpath $(VENV)/lib/python3*/site-packages)')" > \
-		$$(echo $(VENV)-trainers/lib/python3*/site-packages)/packages_of_phrasebox.pth
-	$(VENV)-trainers/bin/python -m pip install --quiet --no-deps --requirement tests/trainers/requirements.txt
+		$$(echo $(VENV)-$*/lib/python3*/site-packages)/packages_of_phrasebox.pth
+	$(VENV)-$*/bin/python -m pip install --quiet --no-deps --requirement tests/$*/requirements.txt
 	@touch $@

@@ -16,6 +16,7 @@ them as folders.
 RunConfig        the settings of a run; `phrasebox run INPUT --print-config --docs` lists them with their meaning
 run              make a dataset; the same call resumes it
 open_dataset     read a dataset back: samples, regions, images
+Annotator        regions for tables of captioned images, in a pipeline of your own
 Locator          regions and heat maps of phrases in one image
 RegionStream     samples of a dataset for training, in shuffled order, for PyTorch's DataLoader
 RegionDataset    the same by number
@@ -28,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 from phrasebox.pipeline import __version__
 
 if TYPE_CHECKING:
+    from phrasebox.pipeline.annotate.annotator import Annotator
     from phrasebox.pipeline.config.run_config import RunConfig
     from phrasebox.pipeline.dataset import open_dataset
     from phrasebox.pipeline.load import RegionDataset, RegionStream, collate_regions
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from phrasebox.pipeline.run.run import run
 
 __all__ = [
+    "Annotator",
     "Locator",
     "RegionDataset",
     "RegionStream",
@@ -46,6 +49,7 @@ __all__ = [
 ]
 
 _PLACES = {
+    "Annotator": "phrasebox.pipeline.annotate.annotator",
     "Locator": "phrasebox.pipeline.locator",
     "RegionDataset": "phrasebox.pipeline.load",
     "RegionStream": "phrasebox.pipeline.load",

@@ -9,18 +9,18 @@
     for region in located:
         print(region.phrase, region.score, region.box_xyxy_px)
 
-An image goes through the stages of a run. As in a run, the model embeds "a red car" without its
-article, as "red car"; with `explain.variant: authors` it embeds texts as typed. The phrases of a
-call are questions and no caption: each is judged by itself, and half of them are expected to name
-nothing in the image (`QUESTION_SHARE`). With `regions.absent_share` and `regions.exponent` of a run, the
-result equals the row that this run writes for the same phrases if all its captions are their images' own.
+An image goes through the stages of a run, as questions of `phrasebox.pipeline.run.record_maker` do. As in a
+run, the model embeds "a red car" without its article, as "red car"; with `explain.variant: authors` it embeds
+texts as typed. The phrases of a call are questions and no caption: each is judged by itself, and half of them are
+expected to name nothing in the image (`phrasebox.pipeline.run.questions.QUESTION_SHARE`). With
+`regions.absent_share` and `regions.exponent` of a run, the result equals the row that this run writes for the
+same phrases if all its captions are their images' own.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -29,34 +29,22 @@ from pydantic import BaseModel
 
 from phrasebox.pipeline.config.run_config import ExplainCommandConfig, RunConfig
 from phrasebox.pipeline.located import Located
-from phrasebox.pipeline.pictures import encode_lossless
+from phrasebox.pipeline.pictures import encode_pixels
 from phrasebox.pipeline.run.generic import reject_generic
-from phrasebox.pipeline.run.stage_calls import run_stages
+from phrasebox.pipeline.run.record_maker import RecordMaker
 from phrasebox.pipeline.run.steps import build_steps
 from phrasebox.stages.contract.errors import ConfigError, InputError
-from phrasebox.stages.contract.records import ImageRef, Phrase, Record, Sample
+from phrasebox.stages.contract.records import ImageRef, Sample
 from phrasebox.stages.contract.values import Json, Rgb
 from phrasebox.stages.files.storage import absolute, open_file
 from phrasebox.stages.images.faults import DecodeLimits
 from phrasebox.stages.model.config import ModelConfig
-from phrasebox.stages.phrases.filters import normalise, tidy_words
+from phrasebox.stages.phrases.filters import tidy_words
 
 if TYPE_CHECKING:
     from phrasebox.stages.model.clip import ClipModel
 
 IN_MEMORY: Final = "image"  # the name of an image without a path in messages
-
-QUESTION_SHARE: Final = 0.5
-"""The share of absent phrases that is expected of questions, of which nothing says that the image shows them.
-
-Measured with `photo` on photographs of Flickr8k's dev split, each question by itself: 240 questions
-for six objects that 40 photographs do not show, and 1,372 phrases that people marked in 150 photographs.
-
-    share   absent: with a region   present: with a region   box recall
-    0.05    88 %                    99 %                     0.405
-    0.2     44 %                    96 %                     0.397
-    0.5     11 %                    84 %                     0.370
-"""
 
 Section = Mapping[str, Any] | BaseModel | None
 """A section of a run's configuration, as plain values or as its model."""
@@ -131,21 +119,10 @@ class Locator:
         config = config.model_copy(update={"model": config.model.model_copy(update={"batch_size": 1})})
         steps = build_steps(config, loaded)
         reject_generic(steps)
-        if steps.has_open_share:
-            steps = steps.expecting(QUESTION_SHARE)
         self._limits = DecodeLimits(max_pixels=config.images.max_pixels, max_bytes=config.images.max_bytes)
-        self._takes_texts_as_typed = config.explain.takes_texts_as_typed
-        self._phrases_stage = steps.before[0]
-        self._phrases_stage.setup()
-        # The stage of the regions is not set up: that would leave OpenCV one thread in the whole
-        # process.
-        self._first_stages = (steps.prepare_stage, steps.model_stage)
-        self._regions_stage = steps.regions_stage
-        steps.model_stage.setup()
+        self._maker = RecordMaker(steps)
         name = config.model.label if loaded is None else loaded.name
-        self._description = (
-            f"{name} by {steps.explainer.kind} on {steps.model_stage.take_forwards().device}"
-        )
+        self._description = f"{name} by {steps.explainer.kind} on {self._maker.device}"
 
     def __repr__(self) -> str:
         """Return model, explainer and device on one line."""
@@ -192,18 +169,16 @@ class Locator:
         if not texts or not all(isinstance(text, str) and tidy_words(text) for text in texts):
             raise ConfigError(f"expected one or several phrases, none of them empty, got {list(texts)!r}")
         name, content = _content(image)
-        image_ref = ImageRef(file_name=name, content=content)
-        sample = Sample(sample_id=name, source=name, captions=("\n".join(texts),), image=image_ref)
-        from phrasebox.stages.model.device import float32_grads  # noqa: PLC0415  it loads torch
-
-        with float32_grads():
-            records = [replace(Record.start(sample), phrases=self._phrases(texts))]
-            (explained,) = run_stages(self._first_stages, records)
-            if explained.error is not None:
-                raise InputError(str(explained.error))
-            # As a caption the phrases would all be absent together, or all present.
-            (record,) = run_stages([self._regions_stage], [replace(explained, caption_presences=())])
-        maker = self._regions_stage.maker
+        sample = Sample(
+            sample_id=name,
+            source=name,
+            captions=texts,
+            image=ImageRef(file_name=name, content=content),
+        )
+        record = self._maker.answer(sample)
+        if record.error is not None:
+            raise InputError(str(record.error))
+        maker = self._maker.question_regions.maker
         maps = {heat_map.text: heat_map for heat_map in record.heat_maps}
         heat_maps = [maps[phrase.text] for phrase in record.phrases]
         boxes = np.array([region.box_xywh_px for region in record.regions], np.float32).reshape(-1, 4)
@@ -224,30 +199,6 @@ class Locator:
             _limits=self._limits,
         )
 
-    def _phrases(self, texts: Sequence[str]) -> tuple[Phrase, ...]:
-        """Return each text as one phrase, normalised as the phrases of captions are, but never empty, or as typed.
-
-        The stage of phrases finds head and number in a caption of these words; if it finds
-        another phrase, the text names one object. The texts are the lines of one caption, so that
-        "a man" and "a person" get two answers.
-        """
-        samples = [
-            Sample(sample_id=str(index), source="", captions=(text,)) for index, text in enumerate(texts)
-        ]
-        records = self._phrases_stage.process([Record.start(sample) for sample in samples])
-        phrases = []
-        line_start = 0
-        for text, record in zip(texts, records, strict=True):
-            (code,) = record.caption_languages or ("en",)
-            words = normalise(text, code) or tidy_words(text)
-            whole = Phrase(text=words, caption_index=0, start=0, end=len(text), head=words, language=code)
-            phrase = next((phrase for phrase in record.phrases if phrase.text == words), whole)
-            embedded = tidy_words(text) if self._takes_texts_as_typed else words
-            start = line_start + phrase.start
-            phrases.append(replace(phrase, text=embedded, start=start, end=line_start + phrase.end))
-            line_start += len(text) + 1
-        return tuple(phrases)
-
 
 def _content(image: Any) -> tuple[str, bytes]:
     """Return name and encoded image.
@@ -262,12 +213,4 @@ def _content(image: Any) -> tuple[str, bytes]:
                 return os.fspath(image), file.read()
         except (OSError, ValueError) as error:
             raise InputError(f"cannot read {image}: {getattr(error, 'strerror', None) or error}") from error
-    if isinstance(image, Image.Image):
-        return IN_MEMORY, encode_lossless(image)
-    if not isinstance(image, np.ndarray):
-        raise InputError(
-            f"expected a path, bytes, a Pillow image or an array as image, got a {type(image).__name__}"
-        )
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        raise InputError(f"expected uint8 (height, width, 3) as image, got {image.dtype} {image.shape}")
-    return IN_MEMORY, encode_lossless(image)
+    return IN_MEMORY, encode_pixels(image)

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from phrasebox.stages.contract.errors import InputError
 from phrasebox.stages.contract.geometry import Box, resize_shifted, scaled_sides
 from phrasebox.stages.contract.masks import decode_mask, mask_box_xywh_px, mask_rings
 from phrasebox.stages.contract.records import Rle
@@ -191,6 +192,18 @@ def encode_lossless(image: Image.Image | Rgb) -> bytes:
         return encode_image(image, "TIFF")
     except (OSError, KeyError):  # a mode that TIFF does not have
         return encode_image(image.convert("RGB"), "TIFF")
+
+
+def encode_pixels(image: Any) -> bytes:
+    """Encode an image in memory as `encode_lossless`. Raise InputError unless it is of Pillow or uint8 (h, w, 3)."""
+    if not isinstance(image, Image.Image):
+        if not isinstance(image, np.ndarray):
+            raise InputError(
+                f"expected a path, bytes, a Pillow image or an array as image, got a {type(image).__name__}"
+            )
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise InputError(f"expected uint8 (height, width, 3) as image, got {image.dtype} {image.shape}")
+    return encode_lossless(image)
 
 
 def join_pictures(pictures: Sequence[Rgb], titles: Sequence[str]) -> Rgb:

@@ -40,7 +40,7 @@ class EngineConfig(BaseModel, extra="forbid", frozen=True):
         "auto",
         description="`ray` runs on Ray Data, on this machine or on a cluster; `inline` in one plain process, with the "
         "same rows; `auto` is inline for at most 100 samples, or 1,000 on one or two cores, unless another key is set "
-        "here.",
+        "here, and wherever Ray (the extra `ray`) is not installed.",
     )
     address: str | None = Field(
         None,

@@ -22,11 +22,13 @@ from dataclasses import dataclass, replace
 
 from phrasebox.pipeline.config.run_config import RunConfig
 from phrasebox.pipeline.output.dataset_folder import DatasetFolder
+from phrasebox.pipeline.output.decisions import Decisions
 from phrasebox.pipeline.output.manifest import Manifest
 from phrasebox.pipeline.output.previous_run import Identity, PreviousRun
 from phrasebox.pipeline.output.report import LOOKING, Display, Report, ShowStep
 from phrasebox.pipeline.run.domain_shift import DomainShift
 from phrasebox.pipeline.run.engines import Engine, choose_engine
+from phrasebox.pipeline.run.presence_fit import read_presence
 from phrasebox.pipeline.run.score_meaning import ScoreMeaning
 from phrasebox.pipeline.run.source import RunSource, source_of
 from phrasebox.pipeline.run.stage_calls import samples_in
@@ -35,6 +37,7 @@ from phrasebox.pipeline.run.warm_up import FIRST_ANSWERS_LOST, FirstAnswers
 from phrasebox.stages.contract.records import Record, is_among
 from phrasebox.stages.model.config import AUTO, NO_MODEL, PrecisionChoice
 from phrasebox.stages.read import Piece, Reader, make_reader, plan_pieces
+from phrasebox.stages.scores.score import Calibration
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +142,19 @@ class Run:
         identity = replace(self.identity, config=config.rows_depend_on())
         return replace(self, config=config, steps=self.steps.in_precision(precision), identity=identity)
 
+    def with_stored(self, stored: Decisions, presence: Calibration | None, report: Report) -> Run:
+        """Return the run with decisions that were made before. presence: See `RunSource.with_stored`."""
+        return self.source.with_stored(self, stored, presence, report).expecting(stored.absent_share)
+
+    def with_first_images(self, first_images: FirstAnswers, report: Report) -> tuple[Run, Decisions]:
+        """Return the run with what its first images decide, and these decisions, which the report gets, too."""
+        run, decisions = self.source.decide(self, first_images, report)
+        if run.steps.has_open_share:
+            report.note(first_images.share_in_words())
+            decisions = replace(decisions, absent_share=first_images.share)
+            run = run.expecting(first_images.share)
+        return run, decisions
+
     def decide(
         self, session: Session, engine: Engine, previous: PreviousRun
     ) -> tuple[Run, Sequence[Record]]:
@@ -158,18 +174,15 @@ class Run:
         folder = session.folder
         report = session.report
         stored = previous.decisions
-        run = self.source.with_stored(self, stored, folder, report).expecting(stored.absent_share)
+        fitted = read_presence(folder.presence, stored.presence_digest)
+        run = self.with_stored(stored, fitted, report)
         is_open = self.source.has_open_decision(run, stored, has_rows=bool(folder.shards))
         if not is_open and not run.steps.has_open_share:
             return run, run.take_kept(session, engine)
         session.show_step(LOOKING)
         first_images = run.look(session, engine)
-        run, decisions = self.source.decide(run, first_images, report)
+        run, decisions = run.with_first_images(first_images, report)
         presence = None if decisions.presence_digest is None else first_images.calibration
-        if run.steps.has_open_share:
-            report.note(first_images.share_in_words())
-            decisions = replace(decisions, absent_share=first_images.share)
-            run = run.expecting(first_images.share)
         folder.store_decisions(run.identity, decisions, None if presence is None else presence.to_json())
         session.show_step("loading the model")
         return run, run.take_records(first_images, session)

@@ -13,7 +13,7 @@ from typing import Final
 from rich.console import Console
 
 from phrasebox.pipeline.config.output import OutputConfig
-from phrasebox.pipeline.config.run_config import RunConfig
+from phrasebox.pipeline.config.run_config import EngineConfig, RunConfig
 from phrasebox.pipeline.dataset.shard_list import unlisted_in_words
 from phrasebox.pipeline.output.dataset_folder import DatasetFolder
 from phrasebox.pipeline.output.decisions import Decision, Decisions
@@ -30,6 +30,7 @@ from phrasebox.pipeline.output.report import (
 from phrasebox.pipeline.output.request import REQUEST, request_fingerprint
 from phrasebox.pipeline.output.shards import Changes, changes_of, list_names
 from phrasebox.pipeline.run.decisions import Run, Session, resolve
+from phrasebox.pipeline.run.engines import check_engine, engine_in_words
 from phrasebox.pipeline.run.stage_calls import samples_in
 from phrasebox.pipeline.run.start import start_engine
 from phrasebox.pipeline.run.steps import check_files, fetch_weights
@@ -77,6 +78,7 @@ def run(
     folder = DatasetFolder(config.output.path)
     display = Display(console or Console(quiet=True))
     session = Session(folder=folder, report=report or Report(), display=display, has_summary=has_summary)
+    check_engine(config.engine)
     fingerprint = check_files(config)
     with folder.locked(), folder.writing():
         previous = folder.recover_previous_run()
@@ -99,7 +101,7 @@ def run(
             if not previous.has_same_input:
                 folder.update_run_info(previous, info)
             return _end_complete(session, previous, config.output, changes)
-        _introduce(resolved, session)
+        _introduce(resolved, session, config.engine)
         if not (resolved.config.engine.kind == "ray" and resolved.config.engine.address):
             # On a cluster each node has its own disk.
             fetch_weights(resolved.steps.description, display.say)
@@ -149,15 +151,15 @@ def reject_other_phrases(resolved: Run) -> None:
         )
 
 
-def _introduce(resolved: Run, session: Session) -> None:
-    """Say which model and engine the run has, and note an odd input."""
+def _introduce(resolved: Run, session: Session, settings: EngineConfig) -> None:
+    """Say which model and engine the run has, and note an odd input. settings: Those of the engine, as given."""
     model = resolved.config.model
     words = "no model"
     if resolved.steps.description is not None:
         words = f"model: {resolved.model_in_words}"
         if model.name in CATALOG and CATALOG[model.name].settings:
             words += ", with its own settings where none are given (--print-config shows them)"
-    engine = "one process" if resolved.config.engine.kind == "inline" else "several processes (Ray)"
+    engine = engine_in_words(settings, resolved.config.engine, samples_in(resolved.pieces))
     session.display.say(f"{words}; engine: {engine}")
     if (concepts := resolved.config.source.concept_count) is not None:
         session.display.say(f"boxes may be called by a pool of {counted(concepts, 'concept')}")

@@ -15,7 +15,6 @@ from phrasebox.pipeline.output.report import Report, ShowStep
 from phrasebox.pipeline.run.concept_pool import parse_pool
 from phrasebox.pipeline.run.domain_shift import DomainShift, apply_domain_shift
 from phrasebox.pipeline.run.exponent import exponent_in_words
-from phrasebox.pipeline.run.presence_fit import read_presence
 from phrasebox.pipeline.run.score_meaning import ScoreMeaning, precision_fault
 from phrasebox.pipeline.run.steps import (
     AnySteps,
@@ -31,7 +30,6 @@ from phrasebox.stages.scores.score import Calibration
 from phrasebox.stages.sources.source import HEAT_MAPS, SOURCES, RegionSource
 
 if TYPE_CHECKING:
-    from phrasebox.pipeline.output.dataset_folder import DatasetFolder
     from phrasebox.pipeline.run.decisions import Run
 
 FirstLook: TypeAlias = Callable[[AnySteps, OnProgress], FirstAnswers]
@@ -59,11 +57,14 @@ class RunSource(ABC):
         """Return the meaning of the scores of a run."""
 
     @abstractmethod
-    def first_look(self, run: Run, place: AnyPath) -> FirstLook:
-        """Return what computes the first images of a run, and keeps their records in a place."""
+    def first_look(self, run: Run, place: AnyPath | None) -> FirstLook:
+        """Return what computes the first images of a run, and keeps their records in a place, if there is one."""
 
-    def with_stored(self, run: Run, stored: Decisions, folder: DatasetFolder, report: Report) -> Run:
-        """Return the run with the decisions that run.json or the manifest stores. Raise ResumeError if one is lost."""
+    def with_stored(self, run: Run, stored: Decisions, presence: Calibration | None, report: Report) -> Run:
+        """Return the run with decisions that were made before.
+
+        presence: The calibration that was fitted to the first images then; None if none was.
+        """
         return run
 
     def has_open_decision(self, run: Run, stored: Decisions, *, has_rows: bool) -> bool:
@@ -93,18 +94,17 @@ class CutHeatMaps(RunSource):
             run.steps.calibration, run.shift, config.regions.calibration, config.model.precision
         )
 
-    def first_look(self, run: Run, place: AnyPath) -> FirstLook:
+    def first_look(self, run: Run, place: AnyPath | None) -> FirstLook:
         """See `RunSource.first_look`."""
         choice = run.config.regions.calibration
         return partial(warm_up, reader=run.reader, pieces=run.input_pieces, choice=choice, place=place)
 
-    def with_stored(self, run: Run, stored: Decisions, folder: DatasetFolder, report: Report) -> Run:
+    def with_stored(self, run: Run, stored: Decisions, presence: Calibration | None, report: Report) -> Run:
         """See `RunSource.with_stored`."""
         if stored.shift is not None or not run.steps.is_calibrated:
             values = None if stored.shift is None else stored.shift.value
             run = _with_shift(run, None if values is None else DomainShift(**values), report)
         run = replace(run, steps=run.steps.with_exponent(stored.exponent))
-        presence = read_presence(folder.presence, stored.presence_digest)
         return run if presence is None else _with_presence(run, presence)
 
     def has_open_decision(self, run: Run, stored: Decisions, *, has_rows: bool) -> bool:
@@ -173,7 +173,7 @@ class OtherSource(RunSource):
         reason = None if run.steps.is_calibrated else f"A score is {self.stage_type.score_means}"
         return ScoreMeaning(calibration=run.steps.calibration, reason=reason)
 
-    def first_look(self, run: Run, place: AnyPath) -> FirstLook:
+    def first_look(self, run: Run, place: AnyPath | None) -> FirstLook:
         """See `RunSource.first_look`."""
         return partial(estimate_share, reader=run.reader, pieces=run.input_pieces, place=place)
 

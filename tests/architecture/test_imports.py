@@ -45,6 +45,7 @@ PIPELINE: dict[str, set[str]] = {
     "run": RUN,
     "located": {"dataset", "pictures", "terminal"},
     "locator": {*RUN, "run", "located", "pictures"},
+    "annotate": {*RUN, "run", "pictures"},
     "evaluate": {*RUN, "run", "demo"},
     "calibrate": {*RUN, "run", "evaluate"},
     "viewer": {"config", "dataset", "run", "evaluate", "pictures", "terminal"},

@@ -36,7 +36,7 @@ from pathlib import Path
 import open_clip
 import pytest
 
-from phrasebox.pipeline.run.engines import RAY_ENVIRONMENT
+from phrasebox.pipeline.run.engines import RAY_ENVIRONMENT, RAY_VERSION
 
 ROOT = Path(__file__).parents[2]
 
@@ -61,9 +61,11 @@ def test_ray_is_bound_to_the_version_whose_private_parts_were_seen() -> None:
 
     from phrasebox.pipeline.run.engines import ray_data
 
-    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    assert "ray[data]>=2.60,<2.61" in wanted
-    assert ray.__version__.startswith("2.60.")
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert extras["ray"] == ["ray[data]>=2.60,<2.61"]
+    assert extras["ray"][0] in extras["dev"]
+    assert ray.__version__.startswith(f"{RAY_VERSION}.")
+    assert RAY_VERSION == "2.60"
     assert "parts of Ray 2.60 are in use" in str(ray_data.__doc__)
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+
+from phrasebox.stages.contract.errors import ConfigError
 
 if TYPE_CHECKING:  # the ledger's process imports this package, and needs none of them
     from phrasebox.pipeline.config.run_config import EngineConfig
@@ -31,6 +34,10 @@ class Engine(Protocol):
         steps: The stages; `first_records` need only the `last_stages`.
         """
 
+
+RAY_VERSION: Final = "2.60"  # the only one whose private parts were seen, see `ray_data`
+
+HOW_TO_INSTALL_RAY: Final = "pip install 'phrasebox[ray]'"
 
 RAY_ENVIRONMENT: Final = {
     # Ray prints a paragraph to stdout for each dead worker; our report counts them instead.
@@ -73,10 +80,30 @@ def cores_here() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def ray_fault() -> str | None:
+    """Return why no run can start Ray in this environment; None if one can. Ray is not imported."""
+    try:
+        installed = version("ray")
+    except PackageNotFoundError:
+        return "Ray is not installed"
+    if installed.startswith(f"{RAY_VERSION}."):
+        return None
+    return f"Ray {installed} is installed, and phrasebox needs {RAY_VERSION}"
+
+
+def check_engine(engine: EngineConfig) -> None:
+    """Raise ConfigError if settings mean Ray, and no run can start it here."""
+    if (engine.kind == "ray" or _means_ray(engine)) and (fault := ray_fault()) is not None:
+        raise ConfigError(
+            f"{fault}: {HOW_TO_INSTALL_RAY}, or set engine.kind=inline and no other key of engine, for one process",
+            key="engine.kind",
+        )
+
+
 def choose_engine(engine: EngineConfig, samples: int | None) -> EngineConfig:
     """Return the settings with a decision for `engine.kind=auto`; other kinds stay.
 
-    Settings with another key mean Ray.
+    Settings with another key mean Ray. Where Ray cannot start, the decision is one process for any input.
 
     samples: Number of samples of the input. None, if only reading will show it, means a large input.
 
@@ -86,6 +113,31 @@ def choose_engine(engine: EngineConfig, samples: int | None) -> EngineConfig:
     """
     if engine.kind != "auto":
         return engine
+    is_inline = not _means_ray(engine) and (_is_small(samples) or ray_fault() is not None)
+    return engine.model_copy(update={"kind": "inline" if is_inline else "ray"})
+
+
+def engine_in_words(settings: EngineConfig, chosen: EngineConfig, samples: int | None) -> str:
+    """Return the engine for people, and why it is one process where Ray was better.
+
+    settings: Those of the user, before `choose_engine`.
+    """
+    if chosen.kind == "ray":
+        return "several processes (Ray)"
+    fault = None if settings.kind == "inline" or _is_small(samples) else ray_fault()
+    return (
+        "one process"
+        if fault is None
+        else f"one process, because {fault}: {HOW_TO_INSTALL_RAY}, for several"
+    )
+
+
+def _means_ray(engine: EngineConfig) -> bool:
+    """Whether a key is set that is about Ray."""
+    return engine.kind != "inline" and engine != type(engine)(kind=engine.kind)
+
+
+def _is_small(samples: int | None) -> bool:
+    """Whether one process is as fast as several."""
     most = AT_MOST_INLINE if cores_here() > 2 else AT_MOST_INLINE_ON_TWO_CORES
-    is_small = samples is not None and samples <= most and engine == type(engine)()
-    return engine.model_copy(update={"kind": "inline" if is_small else "ray"})
+    return samples is not None and samples <= most

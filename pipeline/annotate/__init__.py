@@ -1,0 +1,1 @@
+"""Tables of captioned images with regions added, for programs that have a pipeline of their own."""
