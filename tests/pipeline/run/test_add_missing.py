@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from tests.pipeline import light
 from tests.pipeline.commands.evaluated import called, printed
 from tests.pipeline.export.datasets import exported
 from tests.pipeline.light import assert_alike, ended
+from tests.pipeline.viewer.conftest import serving
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +117,26 @@ def test_eval_stats_and_exports_take_both(mixed: Path, halves: tuple[Path, Path]
     assert 0 < len(own) < regions
     out, _ = exported("coco", mixed, tmp_path / "best", per="phrase", min_score=1.0)
     assert len(read_json(out / "annotations" / "instances_train.json")["annotations"]) == len(own)
+
+
+def test_the_viewer_shows_both_and_the_maps(mixed: Path, tmp_path: Path) -> None:
+    rows = rows_of(mixed)
+    number = next(
+        number
+        for number, row in enumerate(rows)
+        if {region["bbox_of"] == "given" for region in row["annotations"]} == {True, False}
+    )
+    with serving(copy_of(mixed, tmp_path)) as served:
+
+        def content_of(path: str) -> bytes:
+            with urllib.request.urlopen(served.url + path) as answer:
+                content: bytes = answer.read()
+                return content
+
+        page = content_of(f"/sample/{rows[number]['id']}").decode()
+        for region in rows[number]["annotations"]:
+            assert f"{region['phrase']} {region['score']:.2f}" in page
+        assert content_of(f"/rows/{number}/heat/0.png").startswith(b"\x89PNG")
 
 
 def test_nobody_is_asked_about_boxes_of_the_input(mixed: Path, tmp_path: Path) -> None:
