@@ -68,10 +68,10 @@ def match_boxes(image: TruthImage, record: Record, numbers: Sequence[int]) -> Bo
     return _shared_within_objects(boxes, numbers)
 
 
-def _add(boxes: BoxesByPhrase, index: int, others: Iterable[BoxInImage]) -> None:
+def _add(boxes: BoxesByPhrase, index: int, more_boxes: Iterable[BoxInImage]) -> None:
     """Add boxes to those of a phrase, each once."""
-    for box in others:
-        places = [own.box_xywh_px for own in boxes.get(index, ())]
+    for box in more_boxes:
+        places = [placed_box.box_xywh_px for placed_box in boxes.get(index, ())]
         if box.box_xywh_px not in places:
             boxes.setdefault(index, []).append(box)
 
@@ -79,8 +79,8 @@ def _add(boxes: BoxesByPhrase, index: int, others: Iterable[BoxInImage]) -> None
 def _shared_within_objects(boxes: Mapping[int, list[BoxInImage]], numbers: Sequence[int]) -> BoxesByPhrase:
     """Return the same boxes, also for phrases of an object of which others have boxes, if these agree."""
     of_object: dict[int, list[list[BoxInImage]]] = {}
-    for index, own in boxes.items():
-        of_object.setdefault(numbers[index], []).append(own)
+    for index, answer in boxes.items():
+        of_object.setdefault(numbers[index], []).append(answer)
     shared: BoxesByPhrase = {}
     for index, number in enumerate(numbers):
         answers = of_object.get(number, [])
