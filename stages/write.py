@@ -195,6 +195,7 @@ class CardOrigin:
             scores of a calibration to this model.
         source: The origin of regions without heat maps, and the meaning of their score, in
             words.
+        has_boxes: Whether boxes that came with the input lie over the regions of heat maps.
     """
 
     model: str
@@ -206,12 +207,19 @@ class CardOrigin:
     presence: str | None = None
     estimated_margin: float | None = None
     source: tuple[str, str] | None = None
+    has_boxes: bool = False
 
     def regions(self) -> str:
         """Return the origin of the regions, as the end of a sentence."""
         if self.source is not None:
             return self.source[0]
-        return f"one {self.explainer} heat map per phrase,\nboxes and masks from the heat maps"
+        maps = f"one {self.explainer} heat map per phrase,\nboxes and masks from the heat maps"
+        given = (
+            ";\nfor phrases that it answers, a box of the input, unchanged (`bbox_of` is given)"
+            if self.has_boxes
+            else ""
+        )
+        return maps + given
 
     @property
     def licence(self) -> str:

@@ -58,7 +58,7 @@ from phrasebox.stages.scores.fitted_presence import (
     fit_presence,
 )
 from phrasebox.stages.scores.presence import ClipFeatures, ImageSignals, Presence
-from phrasebox.stages.sources.source import HEAT_MAPS, NOT_FINITE, RegionSourceConfig
+from phrasebox.stages.sources.source import NOT_FINITE, RegionSourceConfig
 
 CAPTIONED: Final = 1000
 """The most images that presence is fitted to without annotations: more than by a run, which waits
@@ -86,7 +86,7 @@ def write_presence(
     reader = make_reader(config.input)
     samples = first_samples(reader, reader.pieces(), CAPTIONED)
     with console.status(f"fitting presence to at most {CAPTIONED:,} images"):
-        if config.source.kind == HEAT_MAPS:
+        if config.source.makes_heat_maps:
             steps = build_steps(config)
             steps = replace(steps, model_stage=steps.model_stage.with_presence(None), generic=None)
             with set_up(steps.first_stages):

@@ -164,6 +164,7 @@ OPTIONS: Final = {
     "output.strict": "--strict",
     "input.limit": "--limit",
     "input.part": "--part",
+    "source.add_missing": "--add-missing",
     "model.name": "--model",
     "model.checkpoint": "--model",
     "model.weights": "--weights",

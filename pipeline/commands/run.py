@@ -57,6 +57,14 @@ Part = Annotated[
         help="The I-th of N parts of the input, each a run of its own that `phrasebox merge` joins (input.part).",
     ),
 ]
+AddMissing = Annotated[
+    bool,
+    typer.Option(
+        "--add-missing",
+        help="Keep the boxes of source.kind=boxes, and make regions from heat maps for the phrases that none answers "
+        "(source.add_missing).",
+    ),
+]
 MaxErrorShare = Annotated[
     str | None,
     typer.Option(
@@ -97,6 +105,7 @@ def run(
     engine: EngineKind = None,
     limit: Limit = None,
     part: Part = None,
+    add_missing: AddMissing = False,
     config: ConfigFile = None,
     settings: Settings = [],  # noqa: B006  typer copies it
     max_error_share: MaxErrorShare = None,
@@ -126,6 +135,7 @@ def run(
         "output.path": out,
         "output.max_error_share": max_error_share,
         "output.strict": strict or None,
+        "source.add_missing": add_missing or None,
         "model.name": model,
         "model.weights": weights,
         "engine.kind": engine,

@@ -69,6 +69,7 @@ _TYPES: Final = (
 )
 _FILES: Final = "shards"
 _ROWS: Final = "rows"
+_BOXES: Final = "boxes"  # `source.kind` of boxes that came with the input
 
 
 def croissant_text(manifest: Mapping[str, Any], schema: Any, name: str) -> str:
@@ -117,11 +118,21 @@ def croissant_text(manifest: Mapping[str, Any], schema: Any, name: str) -> str:
 def _responsible(manifest: Mapping[str, Any]) -> Json:
     counts = manifest.get("counts")
     source = _text(manifest, "config", "source", "kind")
-    regions = (
-        SOURCES[source].regions_come_from
-        if source in SOURCES and source != HEAT_MAPS
-        else f"one heat map for each phrase by the explainer {_text(manifest, 'config', 'explain', 'kind')}, then "
-        "boxes and masks from the heat maps"
+    adds_missing = _value(manifest, "config", "source", "add_missing") is True
+    maps = (
+        f"one heat map for each phrase by the explainer {_text(manifest, 'config', 'explain', 'kind')}, then boxes and "
+        "masks from the heat maps"
+    )
+    if source not in SOURCES or source == HEAT_MAPS:
+        regions = maps
+    elif adds_missing:
+        regions = f"boxes of the input for the phrases that they answer, unchanged; for the others {maps}"
+    else:
+        regions = SOURCES[source].regions_come_from
+    drawn = (
+        "phrasebox does not know who drew the boxes of the input."
+        if source == _BOXES
+        else "No person has drawn a region."
     )
     missing = (
         f"Of {counts.get('written')} images {counts.get('failed')} failed, which are rows with a reason, and "
@@ -134,7 +145,7 @@ def _responsible(manifest: Mapping[str, Any]) -> Json:
         f"{PurePosixPath(_text(manifest, 'config', 'input', 'path')).name!r} (kind "
         f"{_text(manifest, 'config', 'input', 'kind')}), unchanged. phrasebox does not know who wrote the captions.",
         "rai:dataCollectionMissingData": missing,
-        "rai:dataAnnotationProtocol": "No person has drawn a region. Noun phrases of the captions come from the "
+        "rai:dataAnnotationProtocol": f"{drawn} Noun phrases of the captions come from the "
         f"parser, phrases.language {_text(manifest, 'config', 'phrases', 'language')}; {' '.join(regions.split())}.",
         "rai:machineAnnotationTools": [
             f"phrasebox {_text(manifest, 'phrasebox_version')}",
@@ -173,9 +184,15 @@ def _scores(manifest: Mapping[str, Any]) -> str:
 
 def _text(values: Any, *keys: str) -> str:
     """Return the text at a path of keys, or that it is not known."""
+    value = _value(values, *keys)
+    return value if isinstance(value, str) else "(not recorded)"
+
+
+def _value(values: Any, *keys: str) -> Any:
+    """Return the value at a path of keys; None without one."""
     for key in keys:
         values = values.get(key) if isinstance(values, Mapping) else None
-    return values if isinstance(values, str) else "(not recorded)"
+    return values
 
 
 def _field(column: Any) -> Json:

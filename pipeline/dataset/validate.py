@@ -228,10 +228,10 @@ def _annotation_problems(annotation: Annotation, row: Row) -> Iterator[str]:
     match annotation["bbox_of"], annotation["bbox"]:
         case "mask", bbox if bbox != list(box):
             yield f"box {bbox} but the mask's box is {list(box)}"
-        case "mask" | "learned", _:
+        case "mask" | "learned" | "given", _:
             pass
         case other, _:
-            yield f"bbox_of: expected mask or learned, got {other!r}"
+            yield f"bbox_of: expected mask, learned or given, got {other!r}"
 
 
 def _heat_map_problems(row: Row) -> Iterator[str]:

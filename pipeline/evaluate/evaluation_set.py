@@ -36,7 +36,6 @@ from phrasebox.stages.model.config import InputSpec
 from phrasebox.stages.phrases.languages.grammar import ENGLISH_CODE
 from phrasebox.stages.prepare import ImagesConfig, PrepareConfig, PrepareStage
 from phrasebox.stages.read import Reader, make_reader
-from phrasebox.stages.sources.source import HEAT_MAPS
 from phrasebox.stages.truth import read_truth
 from phrasebox.stages.truth.ground_truth import GroundTruth, TruthImage
 
@@ -80,7 +79,7 @@ class EvaluationSet:
     @property
     def is_of_heat_maps(self) -> bool:
         """Whether regions are cut from heat maps."""
-        return self.finished_config().source.kind == HEAT_MAPS
+        return self.finished_config().source.makes_heat_maps
 
     @property
     def has_maps(self) -> bool:

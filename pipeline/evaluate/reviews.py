@@ -20,6 +20,7 @@ from statistics import fmean
 from typing import Any, Final
 
 import numpy as np
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from phrasebox.pipeline.dataset.folder import Dataset
@@ -34,6 +35,7 @@ from phrasebox.pipeline.evaluate.estimates import (
 )
 from phrasebox.stages.contract.errors import InputError
 from phrasebox.stages.contract.geometry import Box
+from phrasebox.stages.contract.records import GIVEN
 from phrasebox.stages.contract.values import Bools, Floats, Integers
 from phrasebox.stages.phrases.nouns import noun_lists
 
@@ -41,12 +43,12 @@ PER_BIN: Final = 20  # answers in each bin of the calibration curve
 
 MIN_ANSWERS: Final = 50  # fewer answers say more about chance than about the scores
 
-COLUMNS: Final = tuple(REGION + name for name in ("id", "score", "phrase", "bbox"))
+COLUMNS: Final = tuple(REGION + name for name in ("id", "score", "phrase", "bbox", "bbox_of"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Population:
-    """All regions of a dataset, as arrays (n,) in the order of the rows.
+    """All regions of a dataset but given boxes, as arrays (n,) in the order of the rows.
 
     Attributes:
         rows: Number of each region's row.
@@ -73,6 +75,8 @@ def population_of(dataset: Dataset) -> Population:
     first_row = 0
     for table in dataset.tables(COLUMNS, batch_rows=8192):
         regions, owners = regions_in(table)
+        is_made = pc.not_equal(regions.field("bbox_of"), GIVEN)
+        regions, owners = regions.filter(is_made), owners[is_made.to_numpy(zero_copy_only=False)]
         texts = regions.field("phrase").dictionary_encode().indices
         boxes = regions.field("bbox").flatten()
         keys = np.column_stack([owners, texts.to_numpy(), boxes.to_numpy().reshape(-1, 4)])
@@ -116,11 +120,13 @@ class LocatedRegions:
     def find(self, keys: Set[RegionKey]) -> dict[RegionKey, DatasetRegion]:
         """Return the regions with some keys, with score, presence, image_id and head.
 
-        Keys of no region are left out.
+        Keys of no region, and of given boxes, are left out.
         """
         if missing := keys - self._by_key.keys():
-            regions = find_regions(self.dataset, missing, ("score", "presence", "image_id", "head"))
-            self._by_key |= {**regions, **dict.fromkeys(missing - regions.keys())}
+            fields = ("score", "presence", "image_id", "head", "bbox_of")
+            regions = find_regions(self.dataset, missing, fields)
+            made = {key: region for key, region in regions.items() if region.annotation["bbox_of"] != GIVEN}
+            self._by_key |= {**made, **dict.fromkeys(missing - made.keys())}
         return {key: region for key, region in self._by_key.items() if region is not None and key in keys}
 
 

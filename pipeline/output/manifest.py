@@ -62,13 +62,14 @@ class Manifest:
     def card(self, total: Tally) -> str:
         """Return the dataset's card; `total` counts its rows."""
         config = self.config
-        source = None if config.source.kind == HEAT_MAPS else SOURCES[config.source.kind]
+        source = None if config.source.makes_heat_maps else SOURCES[config.source.kind]
         origin = CardOrigin(
             model=self.model["name"],
             about_model=CATALOG[self.model["name"]].about if self.model["name"] in CATALOG else "",
             precision=None if config.model.precision == AUTO else config.model.precision,
             explainer=config.explain.kind,
             source=None if source is None else (source.regions_come_from, source.score_means),
+            has_boxes=config.source.makes_heat_maps and config.source.kind != HEAT_MAPS,
             **self.scores,
         )
         return dataset_card(total, dataset_schema(config.output.columns), origin)

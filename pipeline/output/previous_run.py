@@ -28,7 +28,6 @@ from phrasebox.stages.contract.values import Json
 from phrasebox.stages.files.shards import ShardFile, origin_of, sha256_of
 from phrasebox.stages.files.storage import AnyPath, found_in, sizes_in
 from phrasebox.stages.model.config import AUTO, PrecisionChoice
-from phrasebox.stages.sources.source import HEAT_MAPS
 
 MADE_BY: Final = b"Made by phrasebox"
 """What the card and the metadata of every run say."""
@@ -136,7 +135,7 @@ class PreviousRun:
             return
         values = config.rows_depend_on()
         stored = self._config_for(values)
-        if config.source.kind != HEAT_MAPS:
+        if not config.source.makes_heat_maps:
             place = {key: values["input"][key] for key in ("kind", "path")}
             stored_place = {key: stored.get("input", {}).get(key) for key in place}
             self._reject_other_settings({"input": stored_place}, {"input": place})

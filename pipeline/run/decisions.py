@@ -248,7 +248,7 @@ def resolve(config: RunConfig, precision: PrecisionChoice, show_step: ShowStep) 
     engine = choose_engine(config.engine, samples_in(pieces))
     is_open = config.model.precision == AUTO
     settings = (config.in_precision(precision) if is_open else config).model_copy(update={"engine": engine})
-    source = source_of(settings.source.kind)
+    source = source_of(settings.source)
     final, steps = source.resolve(settings, reader, input_pieces, show_step)
     identity = Identity(
         model_fingerprint=steps.fingerprint,

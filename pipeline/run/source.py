@@ -20,6 +20,7 @@ from phrasebox.pipeline.run.steps import (
     AnySteps,
     build_source_steps,
     build_steps,
+    overlay_of,
     precision_if_known,
 )
 from phrasebox.pipeline.run.warm_up import FirstAnswers, estimate_share, warm_up
@@ -27,7 +28,7 @@ from phrasebox.stages.files.storage import AnyPath
 from phrasebox.stages.model.config import AUTO
 from phrasebox.stages.read import Piece, Reader
 from phrasebox.stages.scores.score import Calibration
-from phrasebox.stages.sources.source import HEAT_MAPS, SOURCES, RegionSource
+from phrasebox.stages.sources.source import SOURCES, RegionSource, RegionSourceConfig
 
 if TYPE_CHECKING:
     from phrasebox.pipeline.run.decisions import Run
@@ -83,6 +84,9 @@ class CutHeatMaps(RunSource):
         self, config: RunConfig, reader: Reader, pieces: Sequence[Piece], show_step: ShowStep
     ) -> tuple[RunConfig, AnySteps]:
         """See `RunSource.resolve`."""
+        overlay = overlay_of(config)
+        if overlay is not None:
+            overlay.check()
         steps = build_steps(config)
         decided = config.in_precision(steps.model_stage.config.model.precision)
         return decided.model_copy(update={"explain": steps.explainer}), steps
@@ -178,9 +182,9 @@ class OtherSource(RunSource):
         return partial(estimate_share, reader=run.reader, pieces=run.input_pieces, place=place)
 
 
-def source_of(kind: str) -> RunSource:
-    """Return the source of a value of `source.kind`."""
-    return CutHeatMaps() if kind == HEAT_MAPS else OtherSource(SOURCES[kind])
+def source_of(config: RegionSourceConfig) -> RunSource:
+    """Return the source of a value of the section `source`."""
+    return CutHeatMaps() if config.makes_heat_maps else OtherSource(SOURCES[config.kind])
 
 
 def _has_open_precision(run: Run) -> bool:

@@ -8,7 +8,8 @@ The engines read and write. Stages before the model are `Steps.before`, and thos
 With `regions.refine: sam` the regions stage holds a second model, and has workers of its own.
 
 With another `source.kind` than heat_maps, its stage takes the place of explain and makes the
-regions, and the regions stage only links them, and with a calibration scores them.
+regions, and the regions stage only links them, and with a calibration scores them. With
+`source.add_missing`, heat maps stay, and a stage behind regions lays its boxes over them.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ from phrasebox.stages.sources.source_stage import SourceRegionsStage
 if TYPE_CHECKING:
     from phrasebox.stages.model.clip import ClipModel
     from phrasebox.stages.model.config import ModelDescription
+    from phrasebox.stages.sources.box_overlay import BoxOverlay
 
 AnyRegionsStage: TypeAlias = RegionsStage | SourceRegionsStage
 """The stage of regions, behind heat maps or behind another source."""
@@ -72,6 +74,7 @@ class Steps(Generic[ModelStageT, RegionsStageT]):
         description: The model; None if it was given in memory, or if there is none.
         segmenter: What identifies the segmenter of the outlines; None without one.
         other_model: The model of a source, if that is not CLIP.
+        overlay: The stage that lays boxes of the input over the regions of heat maps; None without one.
         generic: The calibration of other models that the first images bring to this one; None without one.
     """
 
@@ -80,6 +83,7 @@ class Steps(Generic[ModelStageT, RegionsStageT]):
     regions_stage: RegionsStageT
     description: ModelDescription | None
     segmenter: str | None = None
+    overlay: BoxOverlay | None = None
     other_model: OtherModel | None = None
     generic: Calibration | None = None
 
@@ -122,7 +126,7 @@ class Steps(Generic[ModelStageT, RegionsStageT]):
     @property
     def last_stages(self) -> tuple[Stage, ...]:
         """The stages behind the model, in order. They get the records of the first images, too."""
-        return (self.regions_stage,)
+        return (self.regions_stage,) if self.overlay is None else (self.regions_stage, self.overlay)
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -199,7 +203,7 @@ def check_files(config: RunConfig) -> str:
     InputError.
     """
     fingerprint = input_fingerprint(config.input)
-    if config.source.kind == HEAT_MAPS or SOURCES[config.source.kind].needs_model:
+    if config.source.makes_heat_maps or SOURCES[config.source.kind].needs_model:
         check_model_files(config.model)
     return fingerprint
 
@@ -213,7 +217,7 @@ def build_steps(config: RunConfig, loaded: ClipModel | None = None) -> HeatMapSt
         ConfigError: A setting cannot be used, or regions come from another source.
         WeightsError: The model's files are missing or damaged.
     """
-    if config.source.kind != HEAT_MAPS:
+    if not config.source.makes_heat_maps:
         raise ConfigError(
             f"{config.source.kind} makes regions without heat maps, which are needed here; set {HEAT_MAPS}",
             key="source.kind",
@@ -253,8 +257,22 @@ def build_steps(config: RunConfig, loaded: ClipModel | None = None) -> HeatMapSt
         regions_stage=RegionsStage(config.regions, calibration, device=config.model.device),
         description=description,
         segmenter=segmenter,
+        overlay=overlay_of(config),
         generic=generic,
     )
+
+
+def overlay_of(config: RunConfig) -> BoxOverlay | None:
+    """Return the stage that lays boxes of the input over the regions of heat maps; None without such boxes."""
+    source = config.source
+    if source.kind == HEAT_MAPS or not source.makes_heat_maps:
+        return None
+    from phrasebox.stages.sources.box_overlay import BoxOverlay  # noqa: PLC0415  only a run with boxes needs them
+    from phrasebox.stages.sources.boxes import BoxSourceConfig  # noqa: PLC0415
+
+    if not isinstance(source, BoxSourceConfig):
+        return None
+    return BoxOverlay(source, links_phrases=config.regions.group != "none")
 
 
 def build_source_steps(config: RunConfig) -> SourceSteps:
@@ -334,7 +352,7 @@ def make_phrases_stage(config: RunConfig, *, reads_english_only: bool = False) -
     return PhrasesStage(
         config.phrases,
         precomputed,
-        limits_later=config.source.kind == HEAT_MAPS,
+        limits_later=config.source.makes_heat_maps,
         reads_english_only=reads_english_only,
     )
 

@@ -201,6 +201,10 @@ class Rle:
     counts: str
 
 
+GIVEN: Final = "given"
+"""`Region.box_of` of a box that came with the input."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Region:
     """A part of the image that a phrase names.
@@ -220,7 +224,7 @@ class Region:
         fallback: The reason for the contour of the heat if `regions.refine` names another
             method.
         box_of: "mask" if the box is that of the mask, "learned" if a calibration has learned
-            another one.
+            another one, "given" if it came with the input.
     """
 
     phrase_index: int

@@ -164,7 +164,10 @@ _CAPTION_LANGUAGE: Final = (
 _CAPTION_PRESENCE: Final = (
     "for each caption what presence is for the phrase of a heat map; null where it is not known"
 )
-_BOX_OF: Final = "mask, or learned: a calibration's box where it has less than 0.9 IoU with the mask's"
+_BOX_OF: Final = (
+    "mask; learned: a calibration's box where it has less than 0.9 IoU with the mask's; "
+    "given: a box of the input"
+)
 _WRONG: Final = "null, or what is wrong, where, and what to do"
 
 _PHRASE: Final = (

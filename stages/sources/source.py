@@ -51,6 +51,11 @@ class RegionSourceConfig(BaseModel):
     kind: str = Field(description="Origin of the regions: `heat_maps` or another name in `SOURCES`.")
 
     @property
+    def makes_heat_maps(self) -> bool:
+        """Whether the run makes heat maps and cuts regions from them, as without a source of its own."""
+        return False
+
+    @property
     def concept_count(self) -> int | None:
         """The number of concepts of a pool that is known; None without one."""
         return None
@@ -73,6 +78,11 @@ class HeatMapSource(RegionSourceConfig):
     """Regions are cut from heat maps, as `explain` and `regions` say."""
 
     kind: Literal["heat_maps"] = "heat_maps"
+
+    @property
+    def makes_heat_maps(self) -> bool:
+        """See `RegionSourceConfig.makes_heat_maps`."""
+        return True
 
 
 class HeatMapRegions:

@@ -26,7 +26,20 @@ ROOMS: dict[str, set[str]] = {
     "explainers": {"contract", "model", "explain"},
     # Names of objects are compared with phrases.
     "truth": {"contract", "files", "phrases.filters"},
-    "sources": {"contract", "images", "model", "phrases.groups", "regions.config", "scores", "truth"},
+    "sources": {
+        "contract",
+        "images",
+        "model",
+        "phrases.groups",
+        "regions.config",
+        "scores",
+        "truth",
+        # Names of classes are compared with phrases, and boxes with the maps of objects.
+        "phrases.languages",
+        "phrases.nouns",
+        "phrases.wording",
+        "regions.maker",
+    },
 }
 """Room under `stages/` -> other rooms, or modules in them, that it may import."""
 

@@ -163,3 +163,17 @@ LLAVA = Source(
     },
     made=tuple(f"llava/{name}__init__.py" for name in ("", "model/", "train/")),
 )
+SIMPLETUNER_BOXES = "simpletuner/helpers/training/grounding"
+SIMPLETUNER = Source(
+    "bghira/SimpleTuner",
+    "bc8e6ab7738ce457a2ed8eb2d26cadd91c6442cb",
+    {
+        f"{SIMPLETUNER_BOXES}/collate.py": "483db1fdeeb2379ea61e3ee8c801291dffa0c4ae87582edf85b5626f445aab0d",
+        f"{SIMPLETUNER_BOXES}/metadata.py": "1fd882519946a71267de84e212977a371ea32df444dbb366007c28e0eb790c71",
+        f"{SIMPLETUNER_BOXES}/types.py": "696a2f9ea9f9522af9860a28d8e8ab9dfd337ceec9da250ffe7d43b13cb40141",
+    },
+    made=tuple(
+        f"simpletuner/{name}__init__.py"
+        for name in ("", "helpers/", "helpers/utils/", "helpers/training/", "helpers/training/grounding/")
+    ),
+)

@@ -113,3 +113,21 @@ def test_an_epoch_of_training(labels: str, model: str, scenes: Path, tmp_path: P
     assert len(losses) >= 6
     assert all(math.isfinite(loss) for loss in losses)
     assert list(trained.names.values()) == ["boy", "cat", "dog"]
+
+
+def test_the_loss_on_boxes_can_be_switched_off(scenes: Path, tmp_path: Path) -> None:
+    """As the guide says; classes are still learned."""
+    from ultralytics import YOLO
+
+    out, _ = exported("yolo", scenes, tmp_path / "out", {"labels": "boxes"}, split="train=0.75,val=0.25")
+    losses: dict[str, float] = {}
+    model = YOLO("yolo11n.yaml")
+    model.add_callback(
+        "on_train_epoch_end", lambda trainer: losses.update(trainer.label_loss_items(trainer.tloss))
+    )
+    settings = {"imgsz": SIDE, "batch": 8, "device": "cpu", "workers": 0, "plots": False, "amp": False}
+    model.train(
+        data=str(out / "data.yaml"), epochs=1, box=0, dfl=0, project=str(tmp_path), name="run", **settings
+    )
+    assert float(losses["train/box_loss"]) == float(losses["train/dfl_loss"]) == 0
+    assert float(losses["train/cls_loss"]) > 0

@@ -223,8 +223,8 @@ class RayEngine:
             )
             after = steps.last_stages
             if steps.segmenter is not None:
-                with_segmenter = [*after[:-1], steps.regions_stage.computing(device=device)]
-                rows = self._map_on_models(rows, with_segmenter, call, 1)
+                on_device = [stage.computing(device=device) for stage in after]
+                rows = self._map_on_models(rows, on_device, call, 1)
                 after = ()
             size = call if call <= per_file else batch
             rows = rows.map_batches(

@@ -199,6 +199,23 @@ def label_studio(folder: Path, split: str) -> Samples:
     return samples
 
 
+def bbox(folder: Path, split: str) -> Samples:
+    samples: Samples = []
+    for path in sorted((folder / split).rglob("*.bbox")):
+        assert path.with_suffix(".txt").is_file()
+        [image] = (beside for suffix in (".jpg", ".png") if (beside := path.with_suffix(suffix)).is_file())
+        with Image.open(image) as opened:
+            sides = opened.size * 2
+        regions = []
+        for entry in map(json.loads, path.read_text("ascii").splitlines()):
+            x0, y0, x1, y1 = (
+                round(edge * side, 3) for edge, side in zip(entry["bbox"], sides, strict=True)
+            )
+            regions.append(((x0, y0, x1, y1), entry["label"], None))
+        samples.append(tuple(regions))
+    return samples
+
+
 READ_BACK: dict[str, ReadBack] = {
     "coco": ReadBack(coco("annotations/instances_{split}.json", category_name)),
     "odvg": ReadBack(odvg),
@@ -212,5 +229,6 @@ READ_BACK: dict[str, ReadBack] = {
     "saco": ReadBack(coco("{split}.json", lambda content, image, entry: image["text_input"])),
     "chat": ReadBack(chat, has_area=False),
     "label-studio": ReadBack(label_studio, has_area=False),
+    "bbox": ReadBack(bbox, has_area=False),
 }
 """Format -> how it is read."""

@@ -59,7 +59,7 @@ def instances(dataset: Path, out: Path, **request: Any) -> Json:
     return read_json(out / "annotations" / "instances_train.json")
 
 
-BY_OBJECT = ("coco", "hf", "yolo", "clipself", "fiftyone", "chat", "label-studio")
+BY_OBJECT = ("coco", "hf", "yolo", "clipself", "fiftyone", "chat", "label-studio", "bbox")
 """Formats that by default have each object once; `odvg` with form=detection and `mdetr` for Ultralytics too."""
 
 SETTINGS = {"saco": {"exhaustive": "all"}, "chat": {"seed": 8}}  # by this seed the boy is called boy
