@@ -86,7 +86,7 @@ def run_of(config: AnnotatorConfig, steps: HeatMapSteps, reader: MemoryReader) -
         reader=reader,
         input_pieces=pieces,
         pieces=pieces,
-        source=source_of(config.source.kind),
+        source=source_of(config.source),
         steps=steps,
         identity=identity,
     )
