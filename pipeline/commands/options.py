@@ -57,7 +57,7 @@ Where = Annotated[
         "--where",
         metavar="SQL",
         help="Only regions for which this holds, e.g. \"head = 'dog' AND w > 100\". Columns: phrase, head, score, "
-        "similarity, presence, x, y, w, h and area in pixels, area_share, box_share, caption, "
+        "similarity, presence, x, y, w, h and area in pixels, bbox_of, area_share, box_share, caption, "
         "caption_index, sample_id, file_name, width, height, phrase_count, region_count, mark.",
     ),
 ]

@@ -97,6 +97,7 @@ def _print(figures: Json) -> None:
         **{f"  {title}": samples.get(status, 0) for status, title in _STATUS.items()},
         **{f"    {error['reason']}": error["count"] for error in figures["errors"]},
         "regions": figures["regions"],
+        **({"  with a box of the input": figures["given"]} if figures["given"] else {}),
         "different phrases": figures["phrases"],
         "different head nouns": figures["heads"],
         **{f"marked {mark}": count for mark, count in figures["marks"].items()},

@@ -48,7 +48,7 @@ CREATE TABLE samples (
 CREATE TABLE captions (row BIGINT, caption_index INTEGER, caption VARCHAR);
 CREATE TABLE regions (
     row BIGINT, annotation BIGINT, phrase VARCHAR, head VARCHAR, score FLOAT, similarity FLOAT, presence FLOAT,
-    area BIGINT, area_share DOUBLE, box_share DOUBLE, x FLOAT, y FLOAT, w FLOAT, h FLOAT, caption_index INTEGER
+    area BIGINT, bbox_of VARCHAR, area_share DOUBLE, box_share DOUBLE, x FLOAT, y FLOAT, w FLOAT, h FLOAT, caption_index INTEGER
 );
 CREATE TABLE presences (row BIGINT, phrase VARCHAR, presence FLOAT);
 CREATE TABLE marks (sample_id VARCHAR, mark VARCHAR);
@@ -72,7 +72,7 @@ INSERT INTO samples
     FROM part;
 INSERT INTO captions SELECT row, unnest(range(len(captions))), unnest(captions) FROM part;
 INSERT INTO regions
-    SELECT row, a.id, a.phrase, a.head, a.score, a.similarity, a.presence, a.area,
+    SELECT row, a.id, a.phrase, a.head, a.score, a.similarity, a.presence, a.area, a.bbox_of,
         a.area::DOUBLE / (width::DOUBLE * height), a.bbox[3]::DOUBLE * a.bbox[4] / (width::DOUBLE * height),
         a.bbox[1], a.bbox[2], a.bbox[3], a.bbox[4], a.caption_index
     FROM (SELECT row, width, height, unnest(annotations) AS a FROM part);

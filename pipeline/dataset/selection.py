@@ -28,7 +28,16 @@ from phrasebox.stages.contract.schema import ANNOTATION, DATASET_SCHEMA
 from phrasebox.stages.contract.score_threshold import Threshold
 from phrasebox.stages.contract.values import Bools, Integers
 
-_OF_REGION: Final = ("phrase", "head", "score", "similarity", "presence", "area", "caption_index")
+_OF_REGION: Final = (
+    "phrase",
+    "head",
+    "score",
+    "similarity",
+    "presence",
+    "area",
+    "bbox_of",
+    "caption_index",
+)
 _OF_IMAGE: Final = ("sample_id", "file_name", "width", "height", "phrase_count")
 
 REGION_COLUMNS: Final = pa.schema(

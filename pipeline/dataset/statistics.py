@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from phrasebox.pipeline.dataset.index import SCORE_EDGES, Index
 from phrasebox.pipeline.dataset.selection import SIZES, Search
+from phrasebox.stages.contract.records import GIVEN
 from phrasebox.stages.contract.values import Json
 
 AREA_EDGES: Final = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # Shares of the image
@@ -21,6 +22,7 @@ def statistics(index: Index, search: Search | None = None, *, most: int = 30) ->
 
     samples            by `Status`, and `all`
     regions, phrases, heads   number of regions, of different phrases, of different head nouns
+    given              number of regions whose box came with the input
     score, area_share  of the regions: {edges, counts, quantiles}; the last bin holds its upper edge
     thresholds         [{precision, score, regions, share, sizes}], see `ScoreRanking.table`, and
                        the sizes of these regions; empty if scores only rank
@@ -42,6 +44,7 @@ def statistics(index: Index, search: Search | None = None, *, most: int = 30) ->
     ((regions, phrases, heads),) = ask(
         "SELECT count(*), count(DISTINCT phrase), count(DISTINCT head) FROM hit_regions"
     )
+    ((given,),) = ask(f"SELECT count(*) FROM hit_regions WHERE bbox_of = '{GIVEN}'")
     ((most_objects,),) = ask("SELECT max(thing_count) FROM hit_samples")
     ((absent_share,),) = ask(
         "SELECT 1 - avg(presence) FROM presences WHERE row IN (SELECT row FROM hit_samples)"
@@ -52,6 +55,7 @@ def statistics(index: Index, search: Search | None = None, *, most: int = 30) ->
         "regions": regions,
         "phrases": phrases,
         "heads": heads,
+        "given": given,
         "score": _histogram(ask, "score", SCORE_EDGES),
         **_thresholds(index, search),
         "sizes": _sizes(ask),

@@ -49,6 +49,7 @@ _FIELDS = (
     "similarity",
     "presence",
     "area",
+    "bbox_of",
     "caption_index",
     "bbox",
     "group",

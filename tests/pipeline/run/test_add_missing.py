@@ -109,13 +109,14 @@ def test_eval_stats_and_exports_take_both(mixed: Path, halves: tuple[Path, Path]
     figures = json.loads(printed("eval", mixed, "--truth", halves[1], "--json"))
     assert 0.5 < figures["metrics"]["box_recall"]["value"] < 1
     regions = sum(len(row["annotations"]) for row in rows_of(mixed))
-    assert f"{regions:,}" in printed("stats", mixed)
+    stats = json.loads(printed("stats", mixed, "--json"))
     out, report = exported("coco", mixed, tmp_path / "coco", per="phrase")
     entries = read_json(out / "annotations" / "instances_train.json")["annotations"]
     assert report.regions.total() == regions == len(entries)
     own = [entry for entry in entries if entry.get("bbox_of") == "given"]
-    assert 0 < len(own) < regions
-    out, _ = exported("coco", mixed, tmp_path / "best", per="phrase", min_score=1.0)
+    assert 0 < len(own) == stats["given"] < stats["regions"] == regions
+    assert f"with a box of the input │ {len(own):,}" in " ".join(printed("stats", mixed).split())
+    out, _ = exported("coco", mixed, tmp_path / "own", per="phrase", where="bbox_of = 'given'")
     assert len(read_json(out / "annotations" / "instances_train.json")["annotations"]) == len(own)
 
 
