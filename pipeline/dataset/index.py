@@ -48,7 +48,8 @@ CREATE TABLE samples (
 CREATE TABLE captions (row BIGINT, caption_index INTEGER, caption VARCHAR);
 CREATE TABLE regions (
     row BIGINT, annotation BIGINT, phrase VARCHAR, head VARCHAR, score FLOAT, similarity FLOAT, presence FLOAT,
-    area BIGINT, bbox_of VARCHAR, area_share DOUBLE, box_share DOUBLE, x FLOAT, y FLOAT, w FLOAT, h FLOAT, caption_index INTEGER
+    area BIGINT, bbox_of VARCHAR, area_share DOUBLE, box_share DOUBLE, x FLOAT, y FLOAT, w FLOAT, h FLOAT,
+    caption_index INTEGER
 );
 CREATE TABLE presences (row BIGINT, phrase VARCHAR, presence FLOAT);
 CREATE TABLE marks (sample_id VARCHAR, mark VARCHAR);
