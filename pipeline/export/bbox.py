@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import json
 from pathlib import PurePosixPath
-from typing import Any, Final
+from typing import Any
 
 from phrasebox.pipeline.dataset.rows import Annotation, Row
 from phrasebox.pipeline.export.base import ChosenSample, Exporter, FormatConfig, Per
 from phrasebox.stages.contract.geometry import xywh_to_xyxy
-
-MASKS_LEFT_OUT: Final = "masks left out: the reader trains on boxes"
 
 
 class BboxConfig(FormatConfig):
@@ -55,7 +53,6 @@ class Bbox(Exporter):
         for suffix, lines in texts.items():
             path = self.job.folder.file(str(image.with_suffix(suffix)))
             path.write_text("".join(lines), encoding="utf-8", newline="\n")
-        self.notes[MASKS_LEFT_OUT] += len(ranking)
 
 
 def _line(region: Annotation, row: Row) -> str:

@@ -45,7 +45,7 @@ def match_boxes(image: TruthImage, record: Record, numbers: Sequence[int]) -> Bo
     whose name fits exactly come first, then those with more heat in the box. On 1,000 photographs
     of Flickr8k dev with half of their boxes given, 97 % of such answers are right if a class has
     the name that most captions use, and 88 % for names such as person, dog and vehicle
-    (measured). Without the heat, each box for all objects that it fits, it is 75 % and 68 %.
+    (measured). If each box answers all objects that it fits, it is 75 % and 68 %.
     """
     size_hw = (record.height_px, record.width_px)
     boxes: BoxesByPhrase = {}
