@@ -54,6 +54,7 @@ def test_a_pickle_is_small_and_loads_no_model(
     assert regions_of(pickle.loads(content), rows[0]) == expected
 
 
+@pytest.mark.slow
 def test_processes_and_threads(annotator: Annotator, rows: list[Json]) -> None:
     """A process that is forked from one with a model does not use that."""
     expected = [regions_of(annotator, row) for row in rows[:4]]

@@ -156,6 +156,7 @@ def test_nobody_is_asked_about_boxes_of_the_input(mixed: Path, tmp_path: Path) -
     assert read_reviewed_regions(open_dataset(copy)).counts["elsewhere"] == 1
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(
     mixed: Path, scenes_config: Json, halves: tuple[Path, Path], tmp_path: Path
 ) -> None:
