@@ -71,11 +71,9 @@ class AnnotatorConfig(RunConfig):
         values |= {name: section for name, section in sections.items() if section is not None}
         config = cls.model_validate(values)
         table = config.input
-        files = {key: value for key in ("phrases",) if (value := getattr(table, key)) is not None}
-        places = {
-            "image_root": absolute(table.image_root or "."),
-            **{k: absolute(v) for k, v in files.items()},
-        }
+        places = {"image_root": absolute(table.image_root or ".")}
+        if table.phrases is not None:
+            places["phrases"] = absolute(table.phrases)
         return config.model_copy(
             update={
                 "input": table.model_copy(update=places),

@@ -61,8 +61,8 @@ AddMissing = Annotated[
     bool,
     typer.Option(
         "--add-missing",
-        help="Keep the boxes of source.kind=boxes, and make regions from heat maps for the phrases that none answers "
-        "(source.add_missing).",
+        help="Keep the boxes of source.truth, and make regions from heat maps for the phrases that none answers "
+        "(source.kind=boxes, source.add_missing).",
     ),
 ]
 MaxErrorShare = Annotated[
@@ -142,6 +142,8 @@ def run(
     }
     # A user who wrote keys reads keys in messages, except where an option has set one.
     has_keys = config is not None or any(setting.startswith(tuple(OPTIONS)) for setting in settings)
+    if add_missing:
+        settings = ["source.kind=boxes", *settings]
     with naming_options(
         {key: OPTIONS[key] for key, value in options.items() if value is not None} if has_keys else OPTIONS
     ):

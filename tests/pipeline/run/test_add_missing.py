@@ -189,12 +189,12 @@ def test_the_option_of_the_command_line(
 ) -> None:
     source = scenes_config["input"]
     arguments = ("run", source["path"], "--images", source["image_root"], "--model", "demo")
-    boxes = ("--set", "source.kind=boxes", "--set", f"source.truth={halves[0]}")
-    printed(*arguments, *boxes, "--add-missing", "--engine", "inline", "--out", tmp_path / "out")
+    boxes = ("--add-missing", "--set", f"source.truth={halves[0]}")
+    printed(*arguments, *boxes, "--engine", "inline", "--out", tmp_path / "out")
     assert rows_of(tmp_path / "out") == rows_of(mixed)
     code, _, err = called(*arguments, "--add-missing", "--out", tmp_path / "alone")
     assert code == 2
-    assert "--add-missing" in err
+    assert "source.truth: missing" in err, "the option chooses the source, which needs the boxes"
 
 
 def test_a_file_that_is_not_there_is_noticed_before_any_work(scenes_config: Json, tmp_path: Path) -> None:
