@@ -34,12 +34,13 @@ class OutputConfig(BaseModel, extra="forbid", frozen=True):
         "are most of the text that a model embeds, so with a large text tower a run without them is faster "
         "(docs/how-to/plan-a-run.md). The first images' captions are compared in any case where presence is known.",
     )
-    rows_per_file: int = Field(
-        default=1000,
+    rows_per_file: int | None = Field(
+        default=None,
         ge=1,
         le=1_000_000,
         description="Rows of one Parquet file, and the most that is done again after a kill (times the files being "
-        "written at that moment). A row without images is 1 to 6 kB.",
+        "written at that moment). A row without images is 1 to 6 kB. Null: 1,000, and 10,000 where the input has more "
+        "than a million samples.",
     )
     max_error_share: float | None = Field(
         default=None,

@@ -144,8 +144,8 @@ class Journal:
 
     def keys_with(self, records: Sequence[Record]) -> Integers:
         """Return the keys of the samples that had rows before, and of these records, sorted."""
-        record_keys = np.array([record.sample.key for record in records], np.int64)
-        return np.sort(np.concatenate([self.keys, record_keys]))
+        record_keys = np.sort(np.array([record.sample.key for record in records], np.int64))
+        return np.insert(self.keys, self.keys.searchsorted(record_keys), record_keys)
 
     def add_shards(self, entries: Any) -> None:
         """Note shards; write the journal if it is time to. Raise OSError."""

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from phrasebox.pipeline.config.run_config import RunConfig
 from phrasebox.pipeline.output.dataset_folder import DatasetFolder
@@ -38,6 +39,12 @@ from phrasebox.stages.contract.records import Record, is_among
 from phrasebox.stages.model.config import AUTO, NO_MODEL, PrecisionChoice
 from phrasebox.stages.read import Piece, Reader, make_reader, plan_pieces
 from phrasebox.stages.scores.score import Calibration
+
+ROWS_PER_FILE: Final = 1000
+LARGE_ROWS_PER_FILE: Final = 10_000
+LARGE_INPUT: Final = 1_000_000
+"""Samples from which shards are large. A file costs listings, requests and a digest, and 10^8 rows would make 10^5 of
+1,000. The pieces of an input that does not say how many samples it has are files of thousands, such as tars."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +96,14 @@ class Run:
     steps: AnySteps
     identity: Identity
     shift: DomainShift | None = None
+
+    @property
+    def rows_per_file(self) -> int:
+        """The most rows of a shard: as set, or fewer where the input is small."""
+        count = samples_in(self.pieces)
+        least = len(self.pieces) * ROWS_PER_FILE if count is None else count
+        default = LARGE_ROWS_PER_FILE if least > LARGE_INPUT else ROWS_PER_FILE
+        return self.config.output.rows_per_file or default
 
     @property
     def meaning(self) -> ScoreMeaning:

@@ -223,7 +223,7 @@ def measure(run: Run, rows: int, start_s: float, console: Console) -> Costs:
         set_up(steps.stages),
         bar as advance,
     ):
-        writer = ShardWriter(Path(folder), run.config.output.rows_per_file)
+        writer = ShardWriter(Path(folder), run.rows_per_file)
         run_stages(steps.stages, records[:rows])  # the first call takes longer
         measure_start = time.perf_counter()
         seconds = 0.0

@@ -83,7 +83,7 @@ class InlineEngine:
         folder = self.session.folder
         keys = folder.journal.keys_with(first_records)
         first_stages = self.run.steps.first_stages
-        rows_per_file = self.run.config.output.rows_per_file
+        rows_per_file = self.run.rows_per_file
         # A run that is stopped writes the rows that it has, so that the same command does not
         # compute them again.
         shards = ShardWriter(

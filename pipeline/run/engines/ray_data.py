@@ -186,7 +186,7 @@ class RayEngine:
         return ShardSpec(
             data=self.session.folder.data,
             attempt=self.session.folder.journal.attempt,
-            rows_per_file=output.rows_per_file,
+            rows_per_file=self.run.rows_per_file,
             columns=output.columns,
             check_holder=self.session.folder.check_holder,
             origin=self.session.folder.origin,
@@ -197,7 +197,7 @@ class RayEngine:
         device = self.pools.device
         batch = rows_per_batch(steps.model_stage, device)
         call = rows_per_call(steps.model_stage, device)
-        per_file = self.run.config.output.rows_per_file
+        per_file = self.run.rows_per_file
         with DataContext.current(_context(call)), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=POOL_WARNING)
             # As many blocks as tasks: Ray Data would cut a small input into 200 blocks of a few
