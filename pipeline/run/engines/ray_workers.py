@@ -24,7 +24,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -72,9 +72,9 @@ WAIT_SECONDS: Final = 0.2  # Pause before a sample asks again whether it may be 
 class StageWorker:
     """Stages in an actor: table in, table out.
 
-    Ray may call it from several threads. The stages see one batch at a time, and the ledger
-    notes only that batch, so that no other one is blamed for the death of its worker. Meanwhile
-    other threads turn tables into records and back.
+    Ray may call it from several threads. The stages see one batch at a time. Meanwhile other threads turn
+    tables into records and back, and tell the ledger of their batch. If the worker dies, a batch that waited is
+    taken one sample at a time, too, but only samples that the stages had are counted.
 
     Args:
         stages: A reference to the stages, which are fetched here; only then their modules are
@@ -112,13 +112,11 @@ class StageWorker:
         if self.refusal is not None:
             raise self.refusal
         records = table_to_records(table)
-        with self._lock:
-            answers = self.process(records)
-        return records_to_table(answers, (records, table))
+        return records_to_table(self.process(records), (records, table))
 
     def process(self, records: list[Record]) -> list[Record]:
         """Return a batch after the stages."""
-        return run_with_retries(self.stages, records, self.ledger)
+        return run_with_retries(self.stages, records, self.ledger, turn=self._lock)
 
 
 @functools.cache
@@ -235,11 +233,17 @@ def write_shards(
 
 
 def run_with_retries(
-    stages: Sequence[Stage], records: list[Record], ledger: Any, *, are_rows: bool = False
+    stages: Sequence[Stage],
+    records: list[Record],
+    ledger: Any,
+    *,
+    are_rows: bool = False,
+    turn: AbstractContextManager[Any] | None = None,
 ) -> list[Record]:
     """Return a batch of records after the stages, computed one by one if a worker died with this batch in hand.
 
-    are_rows: Whether these records become rows next, and are reported as rows.
+    are_rows: Whether these records become rows next, and are reported as rows. turn: Held while the stages
+    compute, but not while the ledger is asked about the batch.
     """
     events: list[Event] = []
 
@@ -247,10 +251,12 @@ def run_with_retries(
         events.append(("stage", arguments))
 
     work = f"{_name_of(stages)}:{records[0].sample.key if records else ''}+{len(records)}"
-    if ray.get(ledger.begin.remote(work)):
-        answers = [_run_single(stages, record, on_progress, ledger) for record in records]
-    else:
-        answers = run_stages(stages, records, on_progress)
+    deaths = ray.get(ledger.begin.remote(work))
+    with turn or nullcontext():
+        if deaths:
+            answers = [_run_single(stages, record, on_progress, ledger) for record in records]
+        else:
+            answers = run_stages(stages, records, on_progress)
     if are_rows:
         events.append(("rows", (len(answers), sum(record.error is not None for record in answers))))
     ledger.finish.remote(work, events)

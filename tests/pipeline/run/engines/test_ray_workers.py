@@ -3,10 +3,14 @@
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
+import ray
 
-from phrasebox.pipeline.run.engines.ray_workers import READ_TASKS, PieceSource
+from phrasebox.pipeline.run.engines.ray_ledger import Ledger
+from phrasebox.pipeline.run.engines.ray_workers import READ_TASKS, PieceSource, run_with_retries
 from phrasebox.stages.read import Piece
 
 PROGRAM = """
@@ -38,3 +42,29 @@ def test_a_read_task_that_dies_repeats_one_shard_of_a_part(pieces: int, tasks: i
     """Ray repeats tasks as a whole. A part of 10 million images is 1,000 tars of img2dataset."""
     source = PieceSource(None, [(n, Piece(url=f"{n}.tar", name=f"{n}.tar")) for n in range(pieces)], None)  # type: ignore[arg-type]
     assert source.tasks == tasks
+
+
+@pytest.mark.parametrize("deaths", [0, 1])
+def test_a_batch_is_noted_before_its_turn_and_a_sample_in_it(deaths: int, monkeypatch) -> None:
+    """A device that has computed one batch does not wait until the ledger has answered for the next."""
+    seen: list[str] = []
+    ledger = Ledger()
+
+    def noting(name: str, call) -> SimpleNamespace:
+        return SimpleNamespace(remote=lambda *given: [seen.append(name), call(*given)][1])
+
+    @contextmanager
+    def turn():
+        seen.append("turn")
+        yield
+        seen.append("end of turn")
+
+    monkeypatch.setattr(ray, "get", lambda answer: answer)
+    names = ("begin", "begin_sample", "finish")
+    remote = SimpleNamespace(**{name: noting(name, getattr(ledger, name)) for name in names})
+    for _ in range(deaths):
+        ledger.begin("rows:1+1")
+    record = SimpleNamespace(sample=SimpleNamespace(key=1), error=None)
+    assert run_with_retries((), [record], remote, turn=turn()) == [record]  # type: ignore[list-item]
+    alone = ["begin_sample", "finish"] if deaths else []
+    assert seen == ["begin", "turn", *alone, "end of turn", "finish"]
