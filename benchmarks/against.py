@@ -3,7 +3,8 @@
 The other commit is checked out and installed in a folder of its own, with the libraries of this one. A run is
 `phrasebox run` with options and settings that both commits have, so that nothing of their code has to fit together. A
 figure is the CPU time of a run with all processes, its wall time, or the time of a stage as `dataset.json` has
-it: phrases, images, heat maps, regions. The figures of `benchmarks.bench` are not compared: their definitions, inputs
+it: phrases, images, heat maps, regions. On Ray there is the start, too: wall time until the first shard, and the CPU
+time until then of the driver, of our workers, and of Ray's own processes. The figures of `benchmarks.bench` are not compared: their definitions, inputs
 and baselines belong to a commit and change with it. A stage of a run gets the same images and settings on both sides.
 
 A figure has the median of the ratios of all pairs, ours to theirs, and their range. The range of n pairs holds the true
@@ -63,6 +64,8 @@ time.perf_counter = time.process_time
 runpy.run_module("{module}", run_name="__main__")
 """  # A run in one process measures its stages by perf_counter.
 
+KINDS: Final = ("driver", "workers", "ray")  # of processes of a run on Ray
+
 POLL_SECONDS: Final = 0.1  # between two looks at the processes of a run
 
 
@@ -89,8 +92,9 @@ class Workload:
         return most if self.count < MANY_IMAGES else -(-most // 2)
 
     def is_cpu_time(self, figure: str) -> bool:
-        """Whether a figure is CPU time: that of the run, or of a stage if the run has one process."""
-        return figure == "cpu" or (figure.startswith("stage ") and self.engine == "inline")
+        """Whether a figure is CPU time: that of the run, of its start, or of a stage if the run has one process."""
+        is_clocked = figure.startswith("stage ") and self.engine == "inline"
+        return figure == "cpu" or figure.startswith("start cpu ") or is_clocked
 
 
 WORKLOADS: Final = (
@@ -194,7 +198,7 @@ class Checkout:
     python: Path
 
     def measure(self, engine: str, arguments: list[str], out: Path) -> dict[str, float]:
-        """Run `phrasebox run`, and return seconds by name: `cpu`, `wall`, and `stage NAME`."""
+        """Run `phrasebox run`, and return seconds by name: `cpu`, `wall`, `stage NAME`, and on Ray `start NAME`."""
         shutil.rmtree(out, ignore_errors=True)
         module = next(  # the last two are those of old commits
             name
@@ -213,47 +217,63 @@ class Checkout:
             str(out),
         ]
         surroundings = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-        start = time.perf_counter()
         with tempfile.TemporaryFile("w+") as printed:
             process = subprocess.Popen(
                 command, cwd=self.path, env=surroundings, stdout=printed, stderr=subprocess.STDOUT
             )
-            cpu = measure_cpu(process)
-            wall = time.perf_counter() - start
+            seconds = measure_run(process, out / "data", by_kind=engine == "ray")
             if process.returncode != 0:
                 printed.seek(0)
                 sys.exit(f"{' '.join(command)} failed:\n{printed.read()}")
         stages = json.loads((out / "dataset.json").read_text("utf-8"))["stages"]
-        return {
-            "cpu": cpu,
-            "wall": wall,
-            **{f"stage {name}": stage["busy_s"] for name, stage in stages.items()},
-        }
+        return {**seconds, **{f"stage {name}": stage["busy_s"] for name, stage in stages.items()}}
 
 
-def measure_cpu(process: subprocess.Popen[Any]) -> float:
-    """Wait for a process and all that descends from it, and return their CPU seconds.
+def measure_run(process: subprocess.Popen[Any], shards: Path, *, by_kind: bool) -> dict[str, float]:
+    """Wait for a process and all that descends from it, and return their seconds: `cpu`, `wall`, and `start NAME`.
 
-    The times are read again and again, because a parent that does not wait for its children, as Ray's scheduler, has no
-    sum of theirs.
+    The CPU times are read again and again, because a parent that does not wait for its children, as Ray's scheduler,
+    has no sum of theirs.
+
+    Args:
+        process: The run.
+        shards: The folder in which the first shard ends the start.
+        by_kind: Whether the start is measured, its CPU time by kind of process (`kind_of`).
     """
+    begin = time.perf_counter()
     running = {psutil.Process(process.pid)}
     seconds: dict[psutil.Process, float] = {}
+    kinds: dict[psutil.Process, str] = {}
+    start: dict[str, float] = {}
     while running:
         for member in list(running):
             try:
                 times = member.cpu_times()
                 seconds[member] = times.user + times.system
+                if by_kind and not start:
+                    kinds[member] = kind_of(member, process.pid)
                 running.update(member.children())
                 has_ended = member.status() == psutil.STATUS_ZOMBIE
             except psutil.NoSuchProcess:
                 has_ended = True
             if has_ended:
                 running.discard(member)
+        if by_kind and not start and any(shards.glob("*.parquet")):
+            start = {"start wall": time.perf_counter() - begin}
+            for kind in KINDS:
+                members = [member for member in kinds if kinds[member] == kind]
+                start[f"start cpu {kind}"] = sum(seconds[member] for member in members)
         process.poll()
         time.sleep(POLL_SECONDS)
     process.wait()  # the first thread of a process may end before the others
-    return sum(seconds.values())
+    return {"cpu": sum(seconds.values()), "wall": time.perf_counter() - begin, **start}
+
+
+def kind_of(process: psutil.Process, driver: int) -> str:
+    """Return the kind of a run's process, one of `KINDS`; Ray names those of its processes that run our code."""
+    if process.pid == driver:
+        return "driver"
+    return "workers" if " ".join(process.cmdline()).startswith("ray::") else "ray"
 
 
 def check_out(commit: str, folder: Path) -> Checkout:
