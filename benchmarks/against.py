@@ -4,8 +4,9 @@ The other commit is checked out and installed in a folder of its own, with the l
 `phrasebox run` with options and settings that both commits have, so that nothing of their code has to fit together. A
 figure is the CPU time of a run with all processes, its wall time, or the time of a stage as `dataset.json` has
 it: phrases, images, heat maps, regions. On Ray there is the start, too: wall time until the first shard, and the CPU
-time until then of the driver, of our workers, and of Ray's own processes. The figures of `benchmarks.bench` are not compared: their definitions, inputs
-and baselines belong to a commit and change with it. A stage of a run gets the same images and settings on both sides.
+time until then of the driver, of our workers, and of Ray's own processes. The figures of `benchmarks.bench` are not
+compared: their definitions, inputs and baselines belong to a commit and change with it. A stage of a run gets the same
+images and settings on both sides.
 
 A figure has the median of the ratios of all pairs, ours to theirs, and their range. The range of n pairs holds the true
 median with a probability of 1 - 2^(1-n): 0.88 for four.
