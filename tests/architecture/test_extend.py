@@ -146,6 +146,7 @@ def test_a_package_adds_kinds_and_a_verb(installed: Path, scenes_folder: Path, t
     assert "bright (phrasebox-bright)" in unknown[2]
 
 
+@pytest.mark.slow
 def test_what_does_not_load_is_one_line_and_only_where_it_is_used(tmp_path: Path) -> None:
     (tmp_path / "broken_verb.py").write_text('"""Never\nends')
     kinds = {

@@ -62,6 +62,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_and_what_uses_its_dataset(packages: Path, scenes_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "scenes").symlink_to(scenes_folder)
     done = subprocess.run(

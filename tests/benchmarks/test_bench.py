@@ -25,7 +25,7 @@ def check_lines(printed: str, count: int) -> None:
         pytest.param("heat_maps", 4, marks=pytest.mark.slow),
         ("regions", 3),
         ("phrases", 1),
-        ("whole_run", 2),
+        pytest.param("whole_run", 2, marks=pytest.mark.slow),
     ],
 )
 def test_a_figure_is_measured_in_its_smallest_size(

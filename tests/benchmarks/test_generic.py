@@ -57,6 +57,7 @@ def test_a_tower_embeds_as_the_head_that_was_trained(name: str) -> None:
     assert cosines.min() > 0.999, "both compute in bf16"
 
 
+@pytest.mark.slow
 def test_heads_learn_which_caption_is_of_which_photograph() -> None:
     rng = np.random.default_rng(0)
     kinds = ["dog", "cat", "bus", "boat"]

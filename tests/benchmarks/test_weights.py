@@ -14,6 +14,7 @@ from tests.factories import tiny_clip
 from tests.stages.model.saved import save_json
 
 
+@pytest.mark.slow
 def test_a_checkpoint_gets_a_row_and_a_picture_and_a_missing_one_does_not_cost_it(tmp_path: Path) -> None:
     folder = tmp_path / "my-clip"
     folder.mkdir()

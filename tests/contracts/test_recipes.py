@@ -30,9 +30,11 @@ from tests.build.datasets import Json
 FEW: dict[str, Json] = {"clipself": {"max_split": 2}}
 """What makes a slow recipe quicker."""
 
+SLOW = {"captions", "align", *FEW}
+
 
 @pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=[pytest.mark.slow] if kind in FEW else []) for kind in RECIPES]
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] if kind in SLOW else []) for kind in RECIPES]
 )
 def test_it_keeps_the_contract_of_recipes(kind: str, inline_dataset: Path) -> None:
     check_recipe(RECIPES[kind], FEW.get(kind), dataset=inline_dataset)
@@ -141,6 +143,7 @@ def test_what_breaks_the_contract_is_noticed(
         check(recipe, inline_dataset)
 
 
+@pytest.mark.slow
 def test_a_recipe_that_counts_its_steps_does_not_go_on_as_it_was(
     inline_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,6 +35,7 @@ def samples(kind: str, path: Path, **keys: Any) -> list[Sample]:
     return items
 
 
+@pytest.mark.slow
 @BOUNDED
 @given(st.integers(0, len(MANY) - 1), st.binary(min_size=1, max_size=40) | st.none())
 def test_parquet_cut_or_with_other_bytes(tmp_path: Path, place: int, new: bytes | None) -> None:
@@ -63,6 +64,7 @@ ROW = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @BOUNDED
 @given(st.lists(ROW, min_size=1, max_size=8))
 def test_any_values_in_rows(tmp_path: Path, rows: list[Json]) -> None:

@@ -101,6 +101,7 @@ PRESENT = {
 ABSENT = ["a zebra", "a toaster", "an elephant", "a pizza"]
 
 
+@pytest.mark.slow
 def test_questions_for_absent_things_mostly_get_no_region() -> None:
     """Each is judged by itself, whatever else the call asks for."""
     locator = Locator("photo")

@@ -100,12 +100,11 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     "settings",
     [
         pytest.param({"threshold": 0.4, "rule": "fixed"}, id="no calibration"),
-        pytest.param({"calibration": "none"}, id="none", marks=pytest.mark.slow),
-        pytest.param(
-            {**GENERIC, "calibration": "generic"}, id="that of other models", marks=pytest.mark.slow
-        ),
+        pytest.param({"calibration": "none"}, id="none"),
+        pytest.param({**GENERIC, "calibration": "generic"}, id="that of other models"),
     ],
 )
+@pytest.mark.slow
 def test_presence_is_fitted_as_by_a_run(many: Path, settings: Json, tmp_path: Path) -> None:
     """Where no calibration fits the settings, where none is wanted, and with one that images bring to the model."""
     source = {"path": f"{many}/captions.jsonl", "image_root": f"{many}/images"}

@@ -42,6 +42,7 @@ def judge(monkeypatch: pytest.MonkeyPatch, low: float) -> None:
     monkeypatch.setattr(photograph_fit, "write_calibration", write_judged)
 
 
+@pytest.mark.slow
 def test_later_runs_find_the_calibration_by_weights_and_settings(
     drawn: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -62,6 +63,7 @@ def test_later_runs_find_the_calibration_by_weights_and_settings(
     assert manifest_of(tmp_path / "other")["calibration"] is None
 
 
+@pytest.mark.slow
 def test_one_that_is_not_shown_to_help_is_not_kept(
     drawn: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -73,6 +75,7 @@ def test_one_that_is_not_shown_to_help_is_not_kept(
     assert list(cache.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_stopped_fit_shows_its_progress_and_goes_on(
     drawn: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:

@@ -146,6 +146,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(tmp_path: Pat
     assert not (tmp_path / "new").exists(), "a rejected calibration leaves no folder"
 
 
+@pytest.mark.slow
 def test_absent_phrases_are_found_out_once_presence_is_fitted(
     scenes_folder: Path, tmp_path, monkeypatch
 ) -> None:

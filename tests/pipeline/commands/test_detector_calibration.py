@@ -266,6 +266,7 @@ def test_a_calibrated_dataset_gives_the_same_fit(pictures: Pictures, fitted: Pat
     )
 
 
+@pytest.mark.slow
 def test_answers_of_people_correct_the_detectors_scores_and_then_the_calibration(
     pictures: Pictures, plain: Path, fitted: Path, tmp_path: Path
 ) -> None:
@@ -361,6 +362,7 @@ def test_given_boxes_cannot_be_calibrated(scenes_config: Json, tmp_path: Path) -
         assert_message(err)
 
 
+@pytest.mark.slow
 def test_without_annotations_presence_alone_is_fitted(
     pictures: Pictures, model: Path, tmp_path: Path
 ) -> None:

@@ -28,6 +28,7 @@ def phrasebox(*arguments: str | Path) -> Result:
     return CliRunner().invoke(app, ["models", *map(str, arguments)])
 
 
+@pytest.mark.slow
 def test_the_model_of_drawings_is_not_sane_on_photographs_and_is_told_why() -> None:
     result = phrasebox("check", "demo")
     assert result.exit_code == 1, result.output

@@ -49,6 +49,7 @@ def figures_of(dataset: Path, scenes: Path) -> Figures:
     return evaluate_dataset(open_evaluation_set(dataset, scenes / "truth.json"), QUIET, []).figures
 
 
+@pytest.mark.slow
 def test_a_run_with_the_fitted_calibration_has_scores_that_are_probabilities(answered, tmp_path) -> None:
     file = tmp_path / "c.json"
     out = printed("calibrate", answered, "--reviews", "--out", file)
@@ -98,6 +99,7 @@ def test_a_calibration_that_is_corrected_here_is_not_doubted_here(drawn, tmp_pat
     assert figures_of(corrected, drawn).calibration_error.value < 0.12
 
 
+@pytest.mark.slow
 def test_answers_count_once_however_often_a_calibration_is_fitted(drawn, answered, tmp_path) -> None:
     file = tmp_path / "c.json"
     printed("calibrate", answered, "--reviews", "--out", file)

@@ -87,6 +87,7 @@ print([(image.absent, image.voters) for image in choose_absent_phrases(images).v
 """
 
 
+@pytest.mark.slow
 def test_every_process_chooses_the_same_phrases() -> None:
     """All nouns stand beside the lake equally often, and Python gives sets of text another order in each process."""
     outputs = {

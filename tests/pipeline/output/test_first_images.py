@@ -55,7 +55,7 @@ def command(scenes: Path, out: Path, *more: str) -> list[str]:
     return ["run", *source, "--model", "demo", "--engine", "inline", "--out", str(out), *more]
 
 
-@pytest.fixture(scope="module", params=SETTINGS)
+@pytest.fixture(scope="module", params=["compare", pytest.param("fit", marks=pytest.mark.slow)])
 def settings(request: pytest.FixtureRequest) -> tuple[str, ...]:
     return SETTINGS[request.param]
 
@@ -144,6 +144,7 @@ def test_small_batches_embed_their_texts_together(
     assert computing == [*range(0, len(calls), RECORDS_AHEAD // FORWARD_ROWS)]
 
 
+@pytest.mark.slow
 def test_quick_batches_grow(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a stop loses little, large batches cost less."""
     sizes: list[int] = []

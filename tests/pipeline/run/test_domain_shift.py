@@ -209,6 +209,7 @@ FIVE: Json = {"captions": 5.0, "mentions": 2.4}
 SINGLE: Json = {"captions": 1.0, "mentions": 1.0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("captions", "doubt"),
     [
@@ -237,6 +238,7 @@ def test_captions_unlike_those_of_the_fit_are_doubted(
         assert outside.measured == "1.00 captions, and 1.00 mentions of an object, in 24 images"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mean", "doubt"), [(0.2, "fewer"), (0.95, None)])
 def test_an_older_calibration_tells_of_its_captions_by_its_evidence(
     mean: float, doubt: str | None, drawn: Path, tmp_path: Path
@@ -268,6 +270,7 @@ def test_a_run_says_that_its_captions_are_unlike_those_of_the_fit(drawn: Path, t
     assert manifest["calibration"] is not None
 
 
+@pytest.mark.slow
 def test_captions_and_pictures_may_both_be_other_ones(drawn: Path, tmp_path: Path) -> None:
     usual = resolved(config_of(drawn, tmp_path / "out"))
     calibration = captioned(bundled("demo", "guided"), [FIVE])
@@ -345,6 +348,7 @@ def test_a_worker_of_ray_compares_and_its_maps_become_rows(images: str, request,
     assert manifest["stages"]["explain"]["records"] == 24
 
 
+@pytest.mark.slow
 def test_images_that_workers_died_over_are_not_compared(drawn: Path, tmp_path: Path, monkeypatch) -> None:
     """The calibration stays in use, and the run says what is not known."""
     monkeypatch.setattr(inline.InlineEngine, "compute_first", lambda *_: None)

@@ -133,6 +133,7 @@ def test_a_calibration_brings_the_power_of_its_maps(
         run_aloud(flat(scenes, tmp_path / "one", calibration=str(file), exponent=1.0))
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_keeps_its_power(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ from tests.pipeline.commands.evaluated import config_of, run_aloud
 from tests.pipeline.light import rows_of
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("shift", "least", "most"), [(0, 0.0, 0.1), (3, 0.6, 1.0)], ids=["own", "foreign"])
 def test_the_bundled_photographs_need_no_setting(
     shift: int, least: float, most: float, tmp_path: Path

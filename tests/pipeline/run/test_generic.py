@@ -104,6 +104,7 @@ def test_a_precision_takes_the_margin(made: tuple[Path, str]) -> None:
     assert np.mean(kept) >= (wanted + margin) * (1 - 1e-4)
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_takes_what_was_decided(
     made: tuple[Path, str], drawn: Path, tmp_path: Path
 ) -> None:
@@ -168,6 +169,7 @@ def test_a_source_without_heat_maps_refuses_it(drawn: Path, tmp_path: Path) -> N
         run_aloud(config)
 
 
+@pytest.mark.slow
 def test_a_review_corrects_it(made: tuple[Path, str], drawn: Path, tmp_path: Path) -> None:
     """The fit takes boxes, cut and presence of the dataset, and then no score is an estimate."""
     dataset = copy_of(made[0], tmp_path)
@@ -191,6 +193,7 @@ def test_a_review_corrects_it(made: tuple[Path, str], drawn: Path, tmp_path: Pat
     assert "estimated_margin" not in manifest_of(again)["scores"]
 
 
+@pytest.mark.slow
 def test_a_truth_corrects_it(made: tuple[Path, str], drawn: Path, tmp_path: Path) -> None:
     file = tmp_path / "own.json"
     code, _, errors = called("calibrate", made[0], "--truth", drawn / "truth.json", "--out", file)

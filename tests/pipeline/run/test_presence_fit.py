@@ -107,6 +107,7 @@ def test_a_run_without_a_calibration_fits_presence_to_its_first_images(whole, sc
     assert "of the phrases name nothing in their image" in printed("stats", out)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_with_its_fit(few, whole, scenes, tmp_path, monkeypatch) -> None:
     config = uncalibrated(scenes, tmp_path / "out")
 
@@ -132,6 +133,7 @@ def test_a_run_that_was_killed_goes_on_with_its_fit(few, whole, scenes, tmp_path
     assert manifest_of(tmp_path / "out")["stages"].keys() == {"phrases", "regions"}, "all maps were kept"
 
 
+@pytest.mark.slow
 def test_nothing_is_computed_twice(few: None, scenes: Path, tmp_path: Path, monkeypatch) -> None:
     """The maps that presence is fitted to become rows, and the model is loaded once."""
     loaded: list[Any] = []

@@ -69,6 +69,7 @@ ENDLESS = "levenshtein(repeat('a', 300000), repeat('b', 300000)) > 1"
 """DuckDB computes this before the first row, for minutes, and cannot be interrupted."""
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_it_whatever_it_computes(viewed: Path, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     rows = "(SELECT count(*) FROM range(1000000000) a, range(1000000000) b) > 1"  # ends only when it is interrupted

@@ -79,6 +79,7 @@ def test_it_learns_and_its_model_is_one_that_runs_take(whole: TunedModel) -> Non
     assert "open_clip alone does not." in card
 
 
+@pytest.mark.slow
 def test_self_distillation_needs_no_text_and_changes_no_text_tower(
     inline_dataset: Path, tmp_path: Path
 ) -> None:

@@ -160,6 +160,7 @@ def test_a_checkpoint_of_open_clip_s_trainer(tmp_path: Path) -> None:
         describe(config_of(folder / "epoch_5.pt"))
 
 
+@pytest.mark.slow
 def test_the_trainer_prepares_images_as_its_start_was_trained(tmp_path: Path) -> None:
     torch.save(shapes_of("MobileCLIP-S1"), tmp_path / "epoch_5.pt")
     (tmp_path / "params.txt").write_text("model: MobileCLIP-S1\npretrained: datacompdr\nimage_mean: None\n")
