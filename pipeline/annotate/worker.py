@@ -60,7 +60,7 @@ class Worker:
     def __init__(self, config: AnnotatorConfig, estimates: Estimates | None) -> None:
         steps = build_steps(config)
         if estimates is None:
-            reject_generic(steps)
+            reject_generic(steps, "call `fit` with them")
         else:
             estimates.check_model(steps.fingerprint)
         fetch_weights(steps.description, lambda *_: None)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Final
 
 import numpy as np
 
@@ -57,12 +58,17 @@ def with_generic(
     return replace(steps.with_calibration(brought), generic=None)
 
 
-def reject_generic(steps: HeatMapSteps) -> None:
-    """Raise ConfigError where steps take a calibration of other models, and there is no run that brings it to one."""
+HOW_TO_NAME: Final = "name the file OUT/presence.json that a run of the model with it has written"
+
+
+def reject_generic(steps: HeatMapSteps, advice: str = HOW_TO_NAME) -> None:
+    """Raise ConfigError where steps take a calibration of other models, which no images bring to this one.
+
+    advice: What brings it there.
+    """
     if steps.generic is not None:
         raise ConfigError(
-            "a generic calibration needs the images of a run, and here is no run: name the file OUT/presence.json that "
-            "a run of the model with it has written, or take none",
+            f"some hundred images bring a generic calibration to a model: {advice}, or take none",
             key="regions.calibration",
         )
 

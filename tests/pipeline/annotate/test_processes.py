@@ -128,3 +128,6 @@ def test_estimates_belong_to_their_model_and_settings(
         make_annotator().fit([{"image": "1.jpg", "phrases": ["dog"]}])
     with expect_error(ConfigError, key="regions.calibration"):
         make_annotator({"calibration": "generic"})(rows[:1])
+    fitting = {"rule": "fitted", "smooth_patches": 1.0, "upsample": "linear", "calibration": "generic"}
+    with expect_error(ConfigError, key="regions.calibration"):
+        make_annotator(fitting)(rows[:1])
