@@ -264,6 +264,7 @@ def test_engines_know_no_single_stage() -> None:
     assert strangers == {}
 
 
+@pytest.mark.taste
 def test_a_module_of_ours_has_one_name() -> None:
     """Python may look in a checkout, where a module below `stages` alone would be a second one of its file."""
     files = [path for path in tracked() if path.endswith(".py")]

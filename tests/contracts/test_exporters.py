@@ -196,13 +196,8 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return datasets
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        name if name in ("hf", "webdataset") else pytest.param(name, marks=pytest.mark.slow)
-        for name in EXPORTERS
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXPORTERS)
 def test_memory_does_not_grow_with_the_dataset(name: str, large: list[Path], tmp_path, monkeypatch) -> None:
     """What is kept of regions would show both before the end and at the peak. Each alone also depends on how full a
     buffer is, or on the largest mask. The others share their writers with three formats.
