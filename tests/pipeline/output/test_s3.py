@@ -6,6 +6,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -252,16 +253,23 @@ def test_a_lease_whose_run_was_killed_is_taken_over(lease_file: ObjectPath) -> N
     assert found_in(lease_file.parent, "*") == []
 
 
+def renewing_thread() -> threading.Thread:
+    """The thread of the one lease that is held here."""
+    [thread] = [thread for thread in threading.enumerate() if "(_renew)" in thread.name]
+    return thread
+
+
 @pytest.mark.parametrize("content", [b'["other machine, process 7, abc", 1]', None])
 def test_a_run_that_lost_its_lease_renews_it_no_more(lease_file: ObjectPath, content: bytes | None) -> None:
     """It is another run's, or gone because the other run has ended."""
     with locked(lease_file) as holder:
         assert holder is not None
-        for _ in range(5):  # the first may come between a renewal's look and its write
+        thread = renewing_thread()
+        while thread.is_alive():  # the first may come between a renewal's look and its write
             lease_file.unlink(missing_ok=True)
             if content is not None:
                 lease_file.write_bytes(content)
-            time.sleep(3 * lock.RENEW_SECONDS)
+            thread.join(3 * lock.RENEW_SECONDS)
         with pytest.raises(
             ResumeError, match=r"another run took s3://bucket/\S+ over while this one did not"
         ):
@@ -289,7 +297,7 @@ def test_a_run_that_sleeps_while_it_renews_its_lease_does_not_take_it_back(
     with locked(lease_file) as holder:
         assert holder is not None
         monkeypatch.setattr(lock, "_read_lease", read_and_sleep)
-        time.sleep(5 * lock.RENEW_SECONDS)
+        renewing_thread().join()
         with pytest.raises(ResumeError, match="another run took"):
             holder.check()
 
