@@ -135,17 +135,20 @@ def test_two_people_at_a_time(page: Page, browser: Browser, served: Served, data
             assert box["y"] + box["height"] <= 844
         for number in range(1, 9):  # more than lie between the places where they begin
             press(page, "r", dataset)
+            if number > 1:  # each page hears of the other's answers soon after its own
+                expect(page.locator("#progress")).to_contain_text(f"{name} {number - 1}")
             at_rest(other)
             buttons.nth(1).tap()
             expect(other.locator("#progress")).to_contain_text(f"{number} of {total} by you")
+            expect(other.locator("#progress")).to_contain_text(f"ann {number}")
     page.reload()
     expect(page.locator("#progress")).to_contain_text(f"{name} 8")
     assert len(read_reviews(dataset).answers) == 16, "nobody answers what the other has answered"
     captions = set()
+    expect(page.locator("#asking")).to_be_visible()
     while not page.locator("#done").is_visible():
         captions.add(page.locator("#caption").inner_text())
-        page.keyboard.press("r")
-        page.wait_for_timeout(20)
+        press(page, "r", dataset)
     assert HOSTILE in captions
     assert page.evaluate("window.hacked") is None
     expect(page.locator("#done code").last).to_contain_text(
