@@ -118,7 +118,7 @@ def test_answers_count_once_however_often_a_calibration_is_fitted(drawn, answere
 @pytest.mark.slow
 def test_dragged_boxes_teach_where_boxes_are(tmp_path: Path) -> None:
     """People want the left of everything; a few boxes are nowhere."""
-    write_scenes(tmp_path / "drawn", 60, 43)
+    write_scenes(tmp_path / "drawn", 120, 43)
     regions = {"rule": "fitted", "upsample": "linear", "refine": "none", "calibration": "none"}
     dataset = run(config_of(tmp_path / "drawn", tmp_path / "plain", regions=regions), QUIET)
     lines = []
