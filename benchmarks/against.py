@@ -27,7 +27,6 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-import time
 import venv
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -36,11 +35,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import open_clip
-import psutil
 from PIL import Image
 from safetensors.torch import save_file
 
 from benchmarks.captions import make_captions
+from benchmarks.processes import measure_run
 from phrasebox.pipeline.demo.scenes import write_scenes
 
 ROOT: Final = Path(__file__).parents[1]
@@ -64,10 +63,6 @@ import runpy, time
 time.perf_counter = time.process_time
 runpy.run_module("{module}", run_name="__main__")
 """  # A run in one process measures its stages by perf_counter.
-
-KINDS: Final = ("driver", "workers", "ray")  # of processes of a run on Ray
-
-POLL_SECONDS: Final = 0.1  # between two looks at the processes of a run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,53 +223,6 @@ class Checkout:
                 sys.exit(f"{' '.join(command)} failed:\n{printed.read()}")
         stages = json.loads((out / "dataset.json").read_text("utf-8"))["stages"]
         return {**seconds, **{f"stage {name}": stage["busy_s"] for name, stage in stages.items()}}
-
-
-def measure_run(process: subprocess.Popen[Any], shards: Path, *, by_kind: bool) -> dict[str, float]:
-    """Wait for a process and all that descends from it, and return their seconds: `cpu`, `wall`, and `start NAME`.
-
-    The CPU times are read again and again, because a parent that does not wait for its children, as Ray's scheduler,
-    has no sum of theirs.
-
-    Args:
-        process: The run.
-        shards: The folder in which the first shard ends the start.
-        by_kind: Whether the start is measured, its CPU time by kind of process (`kind_of`).
-    """
-    begin = time.perf_counter()
-    running = {psutil.Process(process.pid)}
-    seconds: dict[psutil.Process, float] = {}
-    kinds: dict[psutil.Process, str] = {}
-    start: dict[str, float] = {}
-    while running:
-        for member in list(running):
-            try:
-                times = member.cpu_times()
-                seconds[member] = times.user + times.system
-                if by_kind and not start:
-                    kinds[member] = kind_of(member, process.pid)
-                running.update(member.children())
-                has_ended = member.status() == psutil.STATUS_ZOMBIE
-            except psutil.NoSuchProcess:
-                has_ended = True
-            if has_ended:
-                running.discard(member)
-        if by_kind and not start and any(shards.glob("*.parquet")):
-            start = {"start wall": time.perf_counter() - begin}
-            for kind in KINDS:
-                members = [member for member in kinds if kinds[member] == kind]
-                start[f"start cpu {kind}"] = sum(seconds[member] for member in members)
-        process.poll()
-        time.sleep(POLL_SECONDS)
-    process.wait()  # the first thread of a process may end before the others
-    return {"cpu": sum(seconds.values()), "wall": time.perf_counter() - begin, **start}
-
-
-def kind_of(process: psutil.Process, driver: int) -> str:
-    """Return the kind of a run's process, one of `KINDS`; Ray names those of its processes that run our code."""
-    if process.pid == driver:
-        return "driver"
-    return "workers" if " ".join(process.cmdline()).startswith("ray::") else "ray"
 
 
 def check_out(commit: str, folder: Path) -> Checkout:

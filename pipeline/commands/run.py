@@ -61,8 +61,8 @@ AddMissing = Annotated[
     bool,
     typer.Option(
         "--add-missing",
-        help="Keep the boxes of source.truth, and make regions from heat maps for the phrases that none answers; "
-        "sets source.kind to boxes (source.add_missing).",
+        help="Keep the boxes of source.truth, and make regions from heat maps for the phrases that none answers. "
+        "Sets source.kind to boxes (source.add_missing).",
     ),
 ]
 MaxErrorShare = Annotated[

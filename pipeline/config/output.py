@@ -39,8 +39,8 @@ class OutputConfig(BaseModel, extra="forbid", frozen=True):
         ge=1,
         le=1_000_000,
         description="Rows of one Parquet file, and the most that is done again after a kill (times the files being "
-        "written at that moment). A row without images is 1 to 6 kB. Null: 1,000, and 10,000 where the input has more "
-        "than a million samples.",
+        "written at that moment). A row without images is 1 to 6 kB. Null: 1,000, and 10,000 on Ray where the input "
+        "has more than a million samples, a tar counted as 1,000.",
     )
     max_error_share: float | None = Field(
         default=None,

@@ -43,8 +43,10 @@ from phrasebox.stages.scores.score import Calibration
 ROWS_PER_FILE: Final = 1000
 LARGE_ROWS_PER_FILE: Final = 10_000
 LARGE_INPUT: Final = 1_000_000
-"""Samples from which shards are large. A file costs listings, requests and a digest, and 10^8 rows would make 10^5 of
-1,000. The pieces of an input that does not say how many samples it has are files of thousands, such as tars."""
+"""Samples above which shards are large. A file costs listings, requests and a digest, and 10^8 rows would make 10^5 of
+1,000. One process would take hours for 10,000 rows, which a kill would cost, so its shards stay small."""
+
+SAMPLES_A_TAR: Final = 1000  # at least, of those that people make; a tar does not say how many it has
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,11 +101,11 @@ class Run:
 
     @property
     def rows_per_file(self) -> int:
-        """The most rows of a shard: as set, or fewer where the input is small."""
+        """The most rows of a shard: as set, or `ROWS_PER_FILE`, or `LARGE_ROWS_PER_FILE` for a large input on Ray."""
         count = samples_in(self.pieces)
-        least = len(self.pieces) * ROWS_PER_FILE if count is None else count
-        default = LARGE_ROWS_PER_FILE if least > LARGE_INPUT else ROWS_PER_FILE
-        return self.config.output.rows_per_file or default
+        least = len(self.pieces) * SAMPLES_A_TAR if count is None else count
+        is_large = self.config.engine.kind == "ray" and least > LARGE_INPUT
+        return self.config.output.rows_per_file or (LARGE_ROWS_PER_FILE if is_large else ROWS_PER_FILE)
 
     @property
     def meaning(self) -> ScoreMeaning:

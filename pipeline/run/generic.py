@@ -62,13 +62,13 @@ HOW_TO_NAME: Final = "name the file OUT/presence.json that a run of the model wi
 
 
 def reject_generic(steps: HeatMapSteps, advice: str = HOW_TO_NAME) -> None:
-    """Raise ConfigError where steps take a calibration of other models, which no images bring to this one.
+    """Raise ConfigError where steps take a calibration of other models, which nothing has adapted to this one.
 
-    advice: What brings it there.
+    advice: How it can be adapted, as the end of a sentence.
     """
     if steps.generic is not None:
         raise ConfigError(
-            f"some hundred images bring a generic calibration to a model: {advice}, or take none",
+            f"a generic calibration has to be adapted to the model on some hundred images: {advice}, or take none",
             key="regions.calibration",
         )
 

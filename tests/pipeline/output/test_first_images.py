@@ -55,7 +55,10 @@ def command(scenes: Path, out: Path, *more: str) -> list[str]:
     return ["run", *source, "--model", "demo", "--engine", "inline", "--out", str(out), *more]
 
 
-@pytest.fixture(scope="module", params=["compare", pytest.param("fit", marks=pytest.mark.slow)])
+@pytest.fixture(
+    scope="module",
+    params=[name if name == "compare" else pytest.param(name, marks=pytest.mark.slow) for name in SETTINGS],
+)
 def settings(request: pytest.FixtureRequest) -> tuple[str, ...]:
     return SETTINGS[request.param]
 
