@@ -31,7 +31,7 @@ from PIL import Image
 from benchmarks.soak.cluster import Watch
 from phrasebox.pipeline.config.run_config import RunConfig
 from phrasebox.pipeline.output.dataset_folder import DatasetFolder
-from phrasebox.pipeline.run.decisions import resolve
+from phrasebox.pipeline.run.decisions import find_input, resolve
 from phrasebox.stages.contract.records import Record, Sample
 from phrasebox.stages.contract.schema import records_to_rows
 from phrasebox.stages.model.config import AUTO
@@ -208,7 +208,7 @@ def start_and_resume(
     first.process.communicate()
     out = folder / "resume"
     config = RunConfig.model_validate(values_of(source, model, out))
-    resolved = resolve(config, AUTO, lambda _: None)
+    resolved = resolve(find_input(config), AUTO, lambda _: None)
     output = DatasetFolder(out)
     with output.locked():
         previous = output.claim(resolved.identity)

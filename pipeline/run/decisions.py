@@ -241,13 +241,38 @@ class Run:
         return [replace(record, caption_scores=(), caption_presences=()) for record in records]
 
 
-def resolve(config: RunConfig, precision: PrecisionChoice, show_step: ShowStep) -> Run:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunInput:
+    """What is known of a run when its input is found, and no library of the model is loaded.
+
+    Attributes:
+        config: The configuration with the engine for so many samples.
+        reader: The reader of the input.
+        input_pieces: The pieces of the whole input.
+        pieces: Those that the run reads, a part of the input or all of it.
+    """
+
+    config: RunConfig
+    reader: Reader
+    input_pieces: Sequence[Piece]
+    pieces: Sequence[Piece]
+
+
+def find_input(config: RunConfig) -> RunInput:
+    """Find the input of a configuration, and choose the engine. Raise ConfigError or InputError."""
+    reader = make_reader(config.input)
+    input_pieces = plan_pieces(reader)
+    pieces = config.input.take_part(input_pieces)
+    engine = choose_engine(config.engine, samples_in(pieces))
+    config = config.model_copy(update={"engine": engine})
+    return RunInput(config=config, reader=reader, input_pieces=input_pieces, pieces=pieces)
+
+
+def resolve(found: RunInput, precision: PrecisionChoice, show_step: ShowStep) -> Run:
     """Check everything that can be checked before any work, and decide what the driver can decide.
 
-    Faults of the input are raised before a library of the model is loaded.
-
     Args:
-        config: The user's configuration.
+        found: The input, and the user's configuration.
         precision: The model's, where the configuration leaves it open: that of the run in the
             folder, or `auto`.
         show_step: See `Display.show_step`.
@@ -257,16 +282,11 @@ def resolve(config: RunConfig, precision: PrecisionChoice, show_step: ShowStep) 
         InputError: The input cannot be read, or a pool of concepts would be empty.
         WeightsError: The model's files are missing or damaged.
     """
-    show_step("reading the input")
-    reader = make_reader(config.input)
-    input_pieces = plan_pieces(reader)
-    pieces = config.input.take_part(input_pieces)
     show_step("loading the libraries of the model")
-    engine = choose_engine(config.engine, samples_in(pieces))
-    is_open = config.model.precision == AUTO
-    settings = (config.in_precision(precision) if is_open else config).model_copy(update={"engine": engine})
+    is_open = found.config.model.precision == AUTO
+    settings = found.config.in_precision(precision) if is_open else found.config
     source = source_of(settings.source)
-    final, steps = source.resolve(settings, reader, input_pieces, show_step)
+    final, steps = source.resolve(settings, found.reader, found.input_pieces, show_step)
     identity = Identity(
         model_fingerprint=steps.fingerprint,
         calibration=steps.calibration_digest,
@@ -275,9 +295,9 @@ def resolve(config: RunConfig, precision: PrecisionChoice, show_step: ShowStep) 
     )
     return Run(
         config=final,
-        reader=reader,
-        input_pieces=input_pieces,
-        pieces=pieces,
+        reader=found.reader,
+        input_pieces=found.input_pieces,
+        pieces=found.pieces,
         source=source,
         steps=steps,
         identity=identity,

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from phrasebox.pipeline.config.run_config import RunConfig
 from phrasebox.pipeline.output.report import Display, Report
-from phrasebox.pipeline.run.decisions import Run, resolve
+from phrasebox.pipeline.run.decisions import Run, find_input, resolve
 from phrasebox.pipeline.run.engines import CPU_MODEL_WORKERS, choose_engine, cores_here
 from phrasebox.pipeline.run.stage_calls import rows_per_call, run_stages, set_up, take_batch
 from phrasebox.pipeline.run.steps import fetch_weights
@@ -179,7 +179,8 @@ def make_plan(
     sections = {"engine": engine, "model": config.model.model_copy(update={"threads": threads})}
     display = Display(console)
     with display.shown():
-        run = resolve(config.model_copy(update=sections), AUTO, display.show_step)
+        display.show_step("reading the input")
+        run = resolve(find_input(config.model_copy(update=sections)), AUTO, display.show_step)
     fetch_weights(run.steps.description, lambda line: say(console, line))
     rows = rows_per_call(run.steps.model_stage) if on_gpu else CPU_ROWS
     costs = measure(run, rows, start_s, console)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
 from rich.console import Console
 
@@ -29,10 +29,10 @@ from phrasebox.pipeline.output.report import (
 )
 from phrasebox.pipeline.output.request import REQUEST, request_fingerprint
 from phrasebox.pipeline.output.shards import Changes, changes_of, list_names
-from phrasebox.pipeline.run.decisions import Run, Session, resolve
+from phrasebox.pipeline.run.decisions import Run, Session, find_input, resolve
 from phrasebox.pipeline.run.engines import check_engine, engine_in_words
 from phrasebox.pipeline.run.stage_calls import samples_in
-from phrasebox.pipeline.run.start import start_engine
+from phrasebox.pipeline.run.start import start_engine, start_processes
 from phrasebox.pipeline.run.steps import check_files, fetch_weights
 from phrasebox.pipeline.terminal import counted, visible
 from phrasebox.stages.contract.caption_doubt import CaptionDoubt
@@ -80,7 +80,7 @@ def run(
     session = Session(folder=folder, report=report or Report(), display=display, has_summary=has_summary)
     check_engine(config.engine)
     fingerprint = check_files(config)
-    with folder.locked(), folder.writing():
+    with folder.locked(), folder.writing(), ExitStack() as ends:
         previous = folder.recover_previous_run()
         request = request_fingerprint(config)
         if not fresh:
@@ -90,7 +90,13 @@ def run(
         with display.shown():
             precision = AUTO if fresh else previous.precision
             stored_pool = None if fresh else previous.pool
-            resolved = resolve(config.with_pool(stored_pool), precision, display.show_step)
+            display.show_step("reading the input")
+            found = find_input(config.with_pool(stored_pool))
+            if found.config.engine.kind == "ray":
+                display.show_step("starting Ray")
+            is_new = fresh or previous.state == "new"
+            processes = ends.enter_context(start_processes(found, folder.path, is_new=is_new))
+            resolved = resolve(found, precision, display.show_step)
         identity = resolved.identity
         previous = folder.claim_fresh(identity, may_delete) if fresh else folder.claim(identity)
         previous = replace(previous, has_same_input=previous.run.get(INPUT) == fingerprint)
@@ -110,7 +116,8 @@ def run(
         earlier = previous.run.get(ENVIRONMENTS, []) if previous.shards else []
         info[ENVIRONMENTS] = environments_with(earlier, config.phrases.packages)
         with display.shown(), _started(session, previous, info):
-            finished = _make_rows(resolved, session, previous, changes)
+            finished = _make_rows(resolved, session, previous, changes, processes)
+            ends.close()
         total = folder.finish(session.report, finished.manifest)
     display.say(*folder.take_notes())
     if has_summary:
@@ -187,15 +194,16 @@ def _started(session: Session, previous: PreviousRun, info: Json) -> Iterator[No
         raise
 
 
-def _make_rows(resolved: Run, session: Session, previous: PreviousRun, changes: Changes) -> Run:
+def _make_rows(
+    resolved: Run, session: Session, previous: PreviousRun, changes: Changes, processes: Any
+) -> Run:
     """Make the rows that are missing; return the run with what its first images have decided. Raise as an engine."""
-    config = resolved.config
     display = session.display
     display.say(*session.folder.take_notes(), *_explain_changes(changes))
     if previous.state != "new":
         display.say(_explain_resumption(session.folder, samples_in(resolved.pieces)))
-    session.show_step("loading the model" if config.engine.kind == "inline" else "starting Ray")
-    with start_engine(resolved, session) as engine:
+    session.show_step("loading the model")
+    with start_engine(resolved, session, processes) as engine:
         decided, first_records = resolved.decide(session, engine, previous)
         session.folder.name_origin(decided.manifest)
         engine.make_rows(decided.steps, first_records)

@@ -27,6 +27,7 @@ from phrasebox.pipeline.run.calibration import (
     find_source_calibration,
     presence_in,
 )
+from phrasebox.pipeline.run.engines import RAY_NAMESPACE
 from phrasebox.stages.contract.errors import ConfigError
 from phrasebox.stages.contract.kinds import with_absolute_files
 from phrasebox.stages.contract.stage import Stage
@@ -381,11 +382,15 @@ def precision_if_known(engine: EngineConfig, model: ModelConfig) -> PrecisionCho
     from phrasebox.stages.model.device import choose_precision, pick_device  # noqa: PLC0415  it imports torch
 
     device = pick_device(model.device)
-    is_elsewhere = engine.address is not None or (
-        "ray" in sys.modules and sys.modules["ray"].is_initialized()
-    )
+    is_elsewhere = engine.address is not None or _is_in_foreign_ray()
     is_left_to_workers = engine.kind == "ray" and (is_elsewhere or device.type == "cuda")
     return AUTO if is_left_to_workers else choose_precision(AUTO, device)
+
+
+def _is_in_foreign_ray() -> bool:
+    """Whether this process has joined a Ray that no run has started, and whose nodes are not known."""
+    ray = sys.modules.get("ray")
+    return ray is not None and ray.is_initialized() and ray.get_runtime_context().namespace != RAY_NAMESPACE
 
 
 def fetch_weights(description: ModelDescription | None, say: Callable[[str], None]) -> None:

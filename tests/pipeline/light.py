@@ -21,9 +21,9 @@ from phrasebox.pipeline.output.dataset_folder import DatasetFolder
 from phrasebox.pipeline.output.manifest import Manifest
 from phrasebox.pipeline.output.previous_run import Identity
 from phrasebox.pipeline.output.report import Display, Report
-from phrasebox.pipeline.run.decisions import Run, Session
+from phrasebox.pipeline.run.decisions import Run, RunInput, Session
 from phrasebox.pipeline.run.source import OtherSource
-from phrasebox.pipeline.run.start import start_engine
+from phrasebox.pipeline.run.start import start_engine, start_processes
 from phrasebox.pipeline.run.steps import Steps
 from phrasebox.stages.contract.errors import PhraseboxError
 from phrasebox.stages.contract.records import Phrase, Record, Sample
@@ -211,7 +211,13 @@ def run_on_ray(run: Run, display: Display | None = None) -> Report:
     session = Session(folder=folder, report=Report(), display=shown)
     with folder.locked(), folder.writing():
         folder.start(replace(folder.claim(run.identity), has_same_input=True))
-        with start_engine(run, session) as engine:
+        found = RunInput(
+            config=run.config, reader=run.reader, input_pieces=run.input_pieces, pieces=run.pieces
+        )
+        with (
+            start_processes(found, folder.path, is_new=False) as processes,
+            start_engine(run, session, processes) as engine,
+        ):
             engine.make_rows(run.steps)
         folder.finish(session.report, Manifest(config=run.config, model={"name": "light"}))
     return session.report

@@ -59,6 +59,9 @@ RAY_ENVIRONMENT: Final = {
 """Environment defaults for Ray 2.60, which reads them at `import ray`. Values that the user has set
 stay."""
 
+RAY_NAMESPACE: Final = "phrasebox"
+"""The namespace of a Ray that a run has started itself, on this machine."""
+
 AT_MOST_INLINE: Final = 100
 """The most samples that `auto` runs in one process on more than two cores.
 

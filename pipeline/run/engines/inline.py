@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def start(run: Run, session: Session) -> Iterator[InlineEngine]:
+def start(run: Run, session: Session, _: None = None) -> Iterator[InlineEngine]:
     """Set up the stages of a run for the block, but for the last one."""
     folder = session.folder
     session.report.expected = samples_in(run.pieces)

@@ -20,7 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import phrasebox
 from phrasebox.pipeline.config.run_config import EngineConfig
-from phrasebox.pipeline.run.engines import CPU_MODEL_WORKERS, cores_here
+from phrasebox.pipeline.run.engines import CPU_MODEL_WORKERS, RAY_NAMESPACE, cores_here
 from phrasebox.pipeline.run.engines.ray_code import (
     CodeVersion,
     lack_of_package,
@@ -102,6 +102,7 @@ def _start(engine: EngineConfig, packages: Sequence[str], models: int) -> None:
         workers = models * (engine.explain_worker_bounds[1] or min(cores_here(), CPU_MODEL_WORKERS))
         options |= {
             "address": "local",  # without it Ray would join a cluster that happens to run on this machine
+            "namespace": RAY_NAMESPACE,
             "num_cpus": max(cores_here(), workers + OTHER_WORKERS),
             "include_dashboard": False,
             "object_store_memory": engine.object_store_bytes,
@@ -214,30 +215,52 @@ def _chain(error: BaseException) -> list[BaseException]:
     return links
 
 
-def check_nodes(code: CodeVersion, places: Mapping[str, str]) -> None:
-    """Check the code of every node before any work, and that it sees the local places of a configuration, by key.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeCheck:
+    """Questions to every node before any work: its code, and whether it sees the local places of a configuration.
 
-    Nodes that join later are checked when their actors start. Raise WorkerCodeMismatch or
-    ConfigError.
+    Nodes that join later are checked when their actors start.
+
+    Attributes:
+        code: The driver's code.
+        places: The places by key of the configuration.
+        versions: A node's name, and the reference of its code.
+        missing: A node's name, and the reference of the keys whose places it does not see.
     """
-    for node, fields in _ask_nodes(make_code_probe(code.packages)):
-        reject_other_code(
-            code, CodeVersion(packages=code.packages, **fields), where=f"the worker on {node}"
-        )
-    for node, missing in _ask_nodes(_find_missing, places):
-        for key in missing:
-            raise ConfigError(
-                f"the worker on {node} does not see {places[key]}; all nodes need to share it", key=key
-            )
+
+    code: CodeVersion
+    places: Mapping[str, str]
+    versions: Sequence[tuple[str, Any]]
+    missing: Sequence[tuple[str, Any]]
+
+    @classmethod
+    def start(cls, code: CodeVersion, places: Mapping[str, str]) -> NodeCheck:
+        """Ask the nodes, and do not wait for their answers."""
+        versions = _ask_nodes(make_code_probe(code.packages))
+        return cls(code=code, places=places, versions=versions, missing=_ask_nodes(_find_missing, places))
+
+    def finish(self) -> None:
+        """Wait for the answers. Raise WorkerCodeMismatch or ConfigError."""
+        for node, reference in self.versions:
+            answer = CodeVersion(packages=self.code.packages, **ray.get(reference))
+            reject_other_code(self.code, answer, where=f"the worker on {node}")
+        for node, reference in self.missing:
+            for key in ray.get(reference):
+                raise ConfigError(
+                    f"the worker on {node} does not see {self.places[key]}; all nodes need to share it",
+                    key=key,
+                )
 
 
 def _ask_nodes(question: Callable[..., Any], *arguments: Any) -> list[tuple[str, Any]]:
-    """Call a function on every node; return the nodes' names and its answers."""
+    """Call a function on every node; return the nodes' names and references of the answers."""
     nodes = [node for node in ray.nodes() if node["Alive"]]
     ask = ray.remote(num_cpus=0)(question)
     places = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=True) for node in nodes]
-    answers = ray.get([ask.options(scheduling_strategy=place).remote(*arguments) for place in places])
-    return [(node["NodeManagerHostname"], answer) for node, answer in zip(nodes, answers, strict=True)]
+    return [
+        (node["NodeManagerHostname"], ask.options(scheduling_strategy=place).remote(*arguments))
+        for node, place in zip(nodes, places, strict=True)
+    ]
 
 
 def _find_missing(places: Mapping[str, str]) -> list[str]:

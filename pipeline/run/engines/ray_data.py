@@ -38,27 +38,25 @@ from ray.data import ActorPoolStrategy, DataContext
 
 from phrasebox.pipeline.output.journal import piece_entry, piece_name
 from phrasebox.pipeline.output.report import Report
-from phrasebox.pipeline.run.engines import CPU_MODEL_WORKERS, AnswerT
-from phrasebox.pipeline.run.engines.ray_cluster import Pools, check_nodes, choose_pools, connected
-from phrasebox.pipeline.run.engines.ray_code import CodeVersion, code_here
-from phrasebox.pipeline.run.engines.ray_ledger import start_ledger, watching
+from phrasebox.pipeline.run.engines import AnswerT
+from phrasebox.pipeline.run.engines.ray_cluster import Pools
+from phrasebox.pipeline.run.engines.ray_ledger import watching
+from phrasebox.pipeline.run.engines.ray_processes import RayProcesses, environment_of, resources_of
 from phrasebox.pipeline.run.engines.ray_workers import (
     CaptionWorker,
     ModelWorker,
     PieceSource,
     ShardSpec,
     count_samples,
-    run_warm_up,
     write_shards,
 )
 from phrasebox.pipeline.run.stage_calls import BATCH_ROWS, rows_per_batch, rows_per_call, samples_in
-from phrasebox.pipeline.run.steps import AnySteps, packages_of
+from phrasebox.pipeline.run.steps import AnySteps
 from phrasebox.stages.contract.errors import PhraseboxError
 from phrasebox.stages.contract.records import Record
 from phrasebox.stages.contract.stage import Stage
 from phrasebox.stages.contract.tables import records_to_table
 from phrasebox.stages.contract.values import Json
-from phrasebox.stages.files.storage import AnyPath, absolute, is_local
 from phrasebox.stages.read import Piece, Reader
 
 if TYPE_CHECKING:
@@ -74,6 +72,9 @@ INIT_DEATHS: Final = 20
 """How many actors of a stage may fail to start in a row before Ray Data gives up (its default:
 0). Covers nodes that leave. Our own errors do not count: they are raised with the first batch."""
 
+MOST_LOOK_DEATHS: Final = 3
+"""Worker deaths after which the look at the first images is tried no more, and decides nothing."""
+
 CALLS: Final = 2
 """Calls that a worker on a GPU has in hand: while the device computes one, another is unpacked
 or packed. A worker on a CPU would only compute later meanwhile."""
@@ -84,28 +85,19 @@ act on it."""
 
 
 @contextmanager
-def start(run: Run, session: Session) -> Iterator[RayEngine]:
-    """Start or join Ray for the block, and check its nodes.
+def start(run: Run, session: Session, processes: RayProcesses) -> Iterator[RayEngine]:
+    """Use Ray's processes for the block, when their nodes are checked.
 
     Raises:
-        PhraseboxError: As a worker raised it.
-        ResourceError, OutputError: The surroundings no longer allow the run.
+        ConfigError: A node does not see a file.
         WorkerCodeMismatch: A node has other code than the driver.
     """
-    config = run.config
     session.report.expected = samples_in(run.pieces)
-    models = 1 if run.steps.segmenter is None else 2
-    packages = packages_of(config)
-    with connected(config.engine, session.folder.path, packages, models) as cores:
-        ledger = start_ledger()  # its process starts while the nodes answer
-        code = code_here(packages)
-        check_nodes(code, _shared_places(run, session.folder.path))
-        device = config.model.device
-        pools = choose_pools(config.engine, device, config.model.threads, ray.nodes(), cores, models)
-        if pools.note:
-            session.report.note(pools.note)
-            session.update()
-        yield RayEngine(run=run, session=session, pools=pools, ledger=ledger, code=code)
+    processes.nodes.finish()
+    if processes.pools.note:
+        session.report.note(processes.pools.note)
+        session.update()
+    yield RayEngine(run=run, session=session, processes=processes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,29 +107,33 @@ class RayEngine:
     Attributes:
         run: The work.
         session: Its folder and its report.
-        pools: The numbers of workers.
-        ledger: The handle of the `Ledger` that workers report to.
-        code: The driver's code.
+        processes: Those that were started, or joined.
     """
 
     run: Run
     session: Session
-    pools: Pools
-    ledger: Any
-    code: CodeVersion
+    processes: RayProcesses
+
+    @property
+    def pools(self) -> Pools:
+        """The numbers of workers."""
+        return self.processes.pools
+
+    @property
+    def ledger(self) -> Any:
+        """The handle of the `Ledger` that workers report to."""
+        return self.processes.ledger
 
     def compute_first(self, compute: Callable[[AnySteps, OnProgress], AnswerT]) -> AnswerT | None:
         """See `Engine.compute_first`."""
         steps = replace(self.run.steps, model_stage=_on_device(self.pools, self.run.steps.model_stage))
-        environment = _environment(self.pools, CPU_MODEL_WORKERS)
-        # One call, so that its process ends and gives the GPU's memory back.
-        task = ray.remote(max_calls=1, **_resources(self.pools))(run_warm_up)
+        look = self.processes.take_first().compute.options(max_task_retries=MOST_LOOK_DEATHS)
         try:
             with watching(self.ledger, self.session.report, self.session.update):
-                answer: AnswerT = ray.get(task.remote(compute, steps, self.ledger, self.code, environment))
+                answer: AnswerT = ray.get(look.remote(compute, steps, self.ledger, self.processes.code))
         except ray.exceptions.RayTaskError as error:
             raise error.cause if isinstance(error.cause, PhraseboxError) else error from None
-        except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
+        except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError):
             return None
         return answer
 
@@ -162,6 +158,7 @@ class RayEngine:
         with watching(self.ledger, report, self.session.update, on_read):
             for entries in self._write_first(steps, first_records):
                 folder.note_shards(entries)
+            self.processes.end_first()
             keys = journal.keys_with(first_records)
             row_keys = ray.put(keys) if len(keys) else None
             if todo:
@@ -171,15 +168,16 @@ class RayEngine:
             journal.flush()
         _count_missing(report, reader, pieces)
 
-    def _write_first(self, steps: AnySteps, records: Sequence[Record]) -> Iterator[Any]:
-        """Write the rows of the first images' records; yield the journal's entries of the shards."""
-        if records:
-            task = ray.remote(max_retries=-1)(write_shards)
-            table = records_to_table(records)
-            for entries in task.remote(
-                steps.last_stages, self.ledger, BATCH_ROWS, self._shard_spec(), table
-            ):
-                yield ray.get(entries)
+    def _write_first(self, steps: AnySteps, records: Sequence[Record]) -> Sequence[Any]:
+        """Write the rows of the first images' records; return the journal's entries of the shards."""
+        if not records:
+            return ()
+        worker = self.processes.take_first()
+        table = records_to_table(records)
+        entries: Sequence[Any] = ray.get(
+            worker.write.remote(steps.last_stages, self.ledger, BATCH_ROWS, self._shard_spec(), table)
+        )
+        return entries
 
     def _shard_spec(self) -> ShardSpec:
         output = self.run.config.output
@@ -205,7 +203,7 @@ class RayEngine:
             rows = ray.data.read_datasource(source, override_num_blocks=source.tasks)
             rows = rows.map_batches(
                 CaptionWorker,
-                fn_constructor_args=(ray.put(steps.before), self.ledger, self.code),
+                fn_constructor_args=(ray.put(steps.before), self.ledger, self.processes.code),
                 batch_size=call,
                 batch_format="pyarrow",
                 compute=ActorPoolStrategy(
@@ -247,13 +245,13 @@ class RayEngine:
             fn_constructor_args=(
                 ray.put(tuple(stages)),
                 self.ledger,
-                self.code,
-                _environment(pools, pools.threads),
+                self.processes.code,
+                environment_of(pools, pools.threads),
             ),
             batch_size=call,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(min_size=min_workers, max_size=pools.max_workers, **overlap),
-            **_resources(pools),
+            **resources_of(pools),
         )
 
 
@@ -265,37 +263,10 @@ def _count_missing(report: Report, reader: Reader, pieces: Sequence[Piece]) -> N
         report.read(number, samples, skipped)
 
 
-def _resources(pools: Pools) -> Json:
-    """The resources of a model worker, as arguments of Ray."""
-    return {"num_cpus": 1, "num_gpus": pools.gpus, "resources": pools.resources or None}
-
-
-def _environment(pools: Pools, threads: int) -> dict[str, str]:
-    # Ray gives a worker as many threads as CPUs it holds, here one. torch.set_num_threads would
-    # not help: Ray Data calls an actor from a thread of its own, and OpenMP's setting belongs
-    # to the thread that made it.
-    environment = {"OMP_NUM_THREADS": str(threads)}
-    if pools.device == "cpu":
-        environment["CUDA_VISIBLE_DEVICES"] = ""  # else all workers of a node would take its first GPU
-    return environment
-
-
 def _on_device(pools: Pools, model: Any) -> Any:
     # A worker that got a GPU which its torch does not see would otherwise compute on a CPU, and
     # nobody would notice.
     return model.computing(device="cuda") if pools.device == "cuda" else model
-
-
-def _shared_places(run: Run, output: AnyPath) -> dict[str, str]:
-    """The local places that all nodes have to see, by configuration key; all nodes see URLs."""
-    places = {"output.path": str(output)}
-    if run.pieces:
-        places["input.path"] = run.pieces[0].url
-    for name in ("image_root", "phrases"):
-        place = getattr(run.config.input, name, None)  # not every kind of input has an image root
-        if place is not None:
-            places[f"input.{name}"] = absolute(place)
-    return {key: place for key, place in places.items() if is_local(place)}
 
 
 def _context(records: int) -> Any:

@@ -15,11 +15,9 @@ files, and each worker loads them in `Stage.setup`: `phrasebox.stages.model.load
 
 from __future__ import annotations
 
-import atexit
 import functools
 import gc
 import os
-import sys
 import threading
 import time
 from collections import Counter
@@ -36,8 +34,8 @@ from ray.data.datasource import Datasource, ReadTask
 
 from phrasebox.pipeline.output.journal import shard_entry, shard_stem
 from phrasebox.pipeline.output.shards import keys_of
-from phrasebox.pipeline.run.engines import cores_here
 from phrasebox.pipeline.run.engines.ray_code import CodeVersion, reject_other_code
+from phrasebox.pipeline.run.engines.ray_exit import leave_at_exit
 from phrasebox.pipeline.run.engines.ray_ledger import Event
 from phrasebox.pipeline.run.engines.trials import MOST_DEATHS, given_up
 from phrasebox.pipeline.run.stage_calls import (
@@ -117,49 +115,6 @@ class StageWorker:
     def process(self, records: list[Record]) -> list[Record]:
         """Return a batch after the stages."""
         return run_with_retries(self.stages, records, self.ledger, turn=self._lock)
-
-
-@functools.cache
-def leave_at_exit() -> None:
-    """Let this worker's process end without Ray's exit handlers and the destructors of its C++ side.
-
-    When Ray 2.60 ends a worker, its scheduler destroys the tasks that are left while it holds
-    its lock, and the destructor of a publisher takes the same lock: about one model worker in
-    15 never ended, and kept its model, and a GPU's memory with it, until somebody killed it.
-    Handlers that were registered earlier do not run, and the exit code is always 0. In a Ray
-    worker neither matters: its results and errors have been sent, and Ray learns of failures by
-    messages and broken connections, not by exit codes. Only the first call has an effect.
-    """
-    atexit.register(_leave)
-
-
-def _leave() -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
-
-
-def run_warm_up(
-    compute: Callable[..., Any], steps: Any, ledger: Any, code: CodeVersion, environment: Mapping[str, str]
-) -> Any:
-    """Call `compute` in a process of its own, with at most as many threads as the node has cores.
-
-    Its arguments are stages that are set up, and a function that reports its progress. After a
-    fault of its GPU the process dies as a `ModelWorker` does, and Ray repeats the call.
-    """
-    leave_at_exit()
-    reject_other_code(code)
-
-    def on_progress(done: int, total: int) -> None:
-        ledger.finish.remote("", [("look", (done, total))])
-
-    threads = min(int(environment["OMP_NUM_THREADS"]), cores_here())
-    os.environ.update({**environment, "OMP_NUM_THREADS": str(threads)})
-    try:
-        with set_up(steps.first_stages):
-            return compute(steps, on_progress)
-    except DeviceFault:
-        os._exit(1)
 
 
 class CaptionWorker(StageWorker):

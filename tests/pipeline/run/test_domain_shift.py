@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -308,6 +309,7 @@ def bundled(model: str, name: str) -> Calibration:
 def test_workers_decide_the_precision(instruction, precision, tmp_path, monkeypatch) -> None:
     """As on a cluster, about which the driver knows nothing; a resumed run takes the same."""
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {instruction: True}, raising=False)
+    monkeypatch.setattr("phrasebox.pipeline.run.run.start_processes", lambda *_, **__: nullcontext())
     monkeypatch.setattr("phrasebox.pipeline.run.run.start_engine", inline.start)
     cluster = {"kind": "ray", "address": "elsewhere:6379"}
 

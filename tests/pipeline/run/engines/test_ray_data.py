@@ -1,5 +1,6 @@
 """The ray engine gives the rows of the inline engine, and loses or doubles none when it is killed."""
 
+import re
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from rich.console import Console
 from phrasebox.pipeline.config.run_config import load_config
 from phrasebox.pipeline.dataset.validate import validate
 from phrasebox.pipeline.demo.scenes import write_scenes
+from phrasebox.pipeline.run.engines import CPU_MODEL_WORKERS, cores_here
 from phrasebox.pipeline.run.run import run as in_this_process
 from tests.build.datasets import Json, manifest_of, shards_of
 from tests.build.files import read_json
@@ -121,6 +123,13 @@ def test_a_trial_of_the_first_samples_in_one_process_goes_on_with_the_others_on_
 
 
 @pytest.mark.slow
+def test_the_first_images_take_the_cores_that_nobody_else_has(source, tmp_path) -> None:
+    """Ray gives a worker one thread, and torch keeps the number that it finds when it is imported."""
+    said = run(source, tmp_path / "out", "input.limit=8", "model.threads=null")
+    (device,) = re.findall(r"images computed on .*?(\S+), (\d+) thread", said)
+    assert device == ("cpu", str(min(cores_here(), CPU_MODEL_WORKERS)))
+
+
 def test_an_input_without_rows_gives_a_dataset_without_rows(tmp_path) -> None:
     (tmp_path / "captions.jsonl").write_text("")
     (tmp_path / "images").mkdir()

@@ -15,7 +15,7 @@ from phrasebox.stages.read import Piece
 
 PROGRAM = """
 import ctypes
-from phrasebox.pipeline.run.engines.ray_workers import leave_at_exit
+from phrasebox.pipeline.run.engines.ray_exit import leave_at_exit
 
 # As Ray's C++ side does, whose handler may wait for ever.
 libc = ctypes.CDLL(None)
