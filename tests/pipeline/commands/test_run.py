@@ -20,7 +20,7 @@ import phrasebox.pipeline.run.engines.inline as inline_engine
 from phrasebox.pipeline.config.run_config import RunConfig
 from phrasebox.pipeline.config.text import dump_yaml
 from phrasebox.pipeline.dataset.validate import validate
-from phrasebox.pipeline.run.decisions import resolve
+from phrasebox.pipeline.run.decisions import find_input, resolve
 from phrasebox.pipeline.run.run import run
 from phrasebox.pipeline.run.stage_calls import run_stages
 from phrasebox.stages.contract.errors import (
@@ -224,7 +224,7 @@ def test_a_run_that_fails_keeps_its_rows_lets_the_model_go_and_resumes(
         "input": {**scenes_config["input"], "piece_size": 5},
         "model": {**scenes_config["model"], "batch_size": 3},
     }
-    resolved = resolve(config, "auto", lambda _: None)
+    resolved = resolve(find_input(config), "auto", lambda _: None)
     third_batch(fail)
     with resolved_by(lambda *_: resolved), pytest.raises(failure, match="no longer"):
         run(config, QUIET)

@@ -12,7 +12,7 @@ from rich.console import Console
 from phrasebox.pipeline.config.run_config import RunConfig
 from phrasebox.pipeline.output.previous_run import Identity
 from phrasebox.pipeline.run import run as run_module
-from phrasebox.pipeline.run.decisions import Run
+from phrasebox.pipeline.run.decisions import Run, RunInput
 from phrasebox.pipeline.run.run import run
 from phrasebox.stages.contract.records import Record
 from phrasebox.stages.contract.stage import Stage
@@ -57,7 +57,8 @@ def resolved_by(resolver: Callable[..., Run]) -> Iterator[None]:
 def run_light(config: RunConfig, *, last: Stage | None = None, fresh: bool = False) -> str:
     """Run; returns what was printed. Where the run raises, the error has it in its notes."""
 
-    def resolver(config: RunConfig, *_: Any) -> Run:
+    def resolver(found: RunInput, *_: Any) -> Run:
+        config = found.config
         return resolved_light(make_reader(config.input), config, SleepStage(0.0), last or LastStage(0.0))
 
     printed = StringIO()

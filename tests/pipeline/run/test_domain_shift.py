@@ -17,7 +17,7 @@ from rich.console import Console
 from phrasebox.pipeline.config.run_config import RunConfig
 from phrasebox.pipeline.demo.photographs import INPUT
 from phrasebox.pipeline.output.report import Report
-from phrasebox.pipeline.run.decisions import Run, resolve
+from phrasebox.pipeline.run.decisions import Run, find_input, resolve
 from phrasebox.pipeline.run.domain_shift import NOT_COMPARED, DomainShift
 from phrasebox.pipeline.run.engines import inline
 from phrasebox.pipeline.run.run import run
@@ -64,7 +64,7 @@ def clouds(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def resolved(config: RunConfig) -> Run:
-    return resolve(config, "auto", lambda _: None)
+    return resolve(find_input(config), "auto", lambda _: None)
 
 
 def compared(run: Run) -> DomainShift | None:
