@@ -65,8 +65,8 @@ RAY_NAMESPACE: Final = "phrasebox"
 AT_MOST_INLINE: Final = 100
 """The most samples that `auto` runs in one process on more than two cores.
 
-On 2 cores of an AMD EPYC 100 photographs with `photo` and configs/photos.yaml take 43 s in one
-process and 58 s on Ray, of which the start is 20 s; 100 scenes with `demo` take 13 and 36 s.
+On 2 cores of an AMD EPYC 100 scenes with `demo` take 12 s in one process and 27 s on Ray, where
+the first rows come after 16 s.
 """
 
 AT_MOST_INLINE_ON_TWO_CORES: Final = 1000
