@@ -268,11 +268,11 @@ def find_input(config: RunConfig) -> RunInput:
     return RunInput(config=config, reader=reader, input_pieces=input_pieces, pieces=pieces)
 
 
-def resolve(found: RunInput, precision: PrecisionChoice, show_step: ShowStep) -> Run:
+def resolve(run_input: RunInput, precision: PrecisionChoice, show_step: ShowStep) -> Run:
     """Check everything that can be checked before any work, and decide what the driver can decide.
 
     Args:
-        found: The input, and the user's configuration.
+        run_input: The input, and the user's configuration.
         precision: The model's, where the configuration leaves it open: that of the run in the
             folder, or `auto`.
         show_step: See `Display.show_step`.
@@ -283,10 +283,10 @@ def resolve(found: RunInput, precision: PrecisionChoice, show_step: ShowStep) ->
         WeightsError: The model's files are missing or damaged.
     """
     show_step("loading the libraries of the model")
-    is_open = found.config.model.precision == AUTO
-    settings = found.config.in_precision(precision) if is_open else found.config
+    is_open = run_input.config.model.precision == AUTO
+    settings = run_input.config.in_precision(precision) if is_open else run_input.config
     source = source_of(settings.source)
-    final, steps = source.resolve(settings, found.reader, found.input_pieces, show_step)
+    final, steps = source.resolve(settings, run_input.reader, run_input.input_pieces, show_step)
     identity = Identity(
         model_fingerprint=steps.fingerprint,
         calibration=steps.calibration_digest,
@@ -295,9 +295,9 @@ def resolve(found: RunInput, precision: PrecisionChoice, show_step: ShowStep) ->
     )
     return Run(
         config=final,
-        reader=found.reader,
-        input_pieces=found.input_pieces,
-        pieces=found.pieces,
+        reader=run_input.reader,
+        input_pieces=run_input.input_pieces,
+        pieces=run_input.pieces,
         source=source,
         steps=steps,
         identity=identity,

@@ -91,12 +91,12 @@ def run(
             precision = AUTO if fresh else previous.precision
             stored_pool = None if fresh else previous.pool
             display.show_step("reading the input")
-            found = find_input(config.with_pool(stored_pool))
-            if found.config.engine.kind == "ray":
+            run_input = find_input(config.with_pool(stored_pool))
+            if run_input.config.engine.kind == "ray":
                 display.show_step("starting Ray")
             is_new = fresh or previous.state == "new"
-            processes = ends.enter_context(start_processes(found, folder.path, is_new=is_new))
-            resolved = resolve(found, precision, display.show_step)
+            processes = ends.enter_context(start_processes(run_input, folder.path, is_new=is_new))
+            resolved = resolve(run_input, precision, display.show_step)
         identity = resolved.identity
         previous = folder.claim_fresh(identity, may_delete) if fresh else folder.claim(identity)
         previous = replace(previous, has_same_input=previous.run.get(INPUT) == fingerprint)

@@ -19,18 +19,18 @@ ENGINES: Final = {
 PROCESSES: Final = {"ray": "phrasebox.pipeline.run.engines.ray_processes"}
 
 
-def start_processes(found: RunInput, output: AnyPath, *, is_new: bool) -> AbstractContextManager[Any]:
+def start_processes(run_input: RunInput, output: AnyPath, *, is_new: bool) -> AbstractContextManager[Any]:
     """Start the processes of the engine for a block, before the libraries of the model are loaded; import ray for ray.
 
     output: The dataset's folder. is_new: Whether it has no rows.
     """
-    kind = found.config.engine.kind
+    kind = run_input.config.engine.kind
     if kind not in PROCESSES:
         return nullcontext()
     for name, value in RAY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     processes: AbstractContextManager[Any] = import_module(PROCESSES[kind]).start(
-        found.config, found.pieces, output, is_new=is_new
+        run_input.config, run_input.pieces, output, is_new=is_new
     )
     return processes
 
