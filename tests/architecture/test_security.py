@@ -24,6 +24,7 @@ IMPORTS_BY_NAME = {
     "pipeline/run/start.py",
     "pipeline/run/engines/ray_cluster.py",
     "pipeline/run/engines/ray_code.py",
+    "pipeline/run/engines/ray_first.py",
     "stages/contract/plugins.py",
 }
 """Files that import a module by a name that is not written at the import: of a table in the same file, or declared by
