@@ -39,7 +39,9 @@ def call_verb(arguments: Sequence[str], folder: Path) -> tuple[str, float]:
         process.join()
         printed, messages = ((Path(temporary) / name).read_text("utf-8") for name in ("out", "errors"))
         if process.exitcode:
-            raise SystemExit(f"phrasebox {' '.join(arguments)}\n{printed[-2000:]}\n{messages[-4000:]}")
+            raise SystemExit(
+                f"phrasebox {' '.join(arguments)}\nexit code {process.exitcode}\n{printed[-2000:]}\n{messages[-4000:]}"
+            )
         return printed, float((Path(temporary) / "seconds").read_text("utf-8"))
 
 
